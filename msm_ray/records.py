@@ -1,0 +1,128 @@
+"""The vocabulary: what flows between stages, as plain values and as Arrow schemas.
+
+Everything here is pure data. Each table that a stage writes has its schema below, so that a reader
+of a Parquet file finds every column explained in one place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One preference a spec states: ``liked`` over ``disliked``, and why."""
+
+    id: str
+    liked: str
+    disliked: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SpecSection:
+    """One heading of a spec with the text below it, verbatim."""
+
+    id: str
+    heading: str
+    level: int
+    text: str
+    preferences: tuple[Preference, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A Model Spec: how an assistant should behave, and why.
+
+    ``id`` and every section and preference id depend on their own text only, so that editing one
+    section leaves the ids of the others alone. ``sha256`` is that of the whole text.
+    """
+
+    id: str
+    title: str
+    text: str
+    sha256: str
+    sections: tuple[SpecSection, ...]
+
+    @property
+    def preferences(self) -> tuple[Preference, ...]:
+        """All preferences, in the order in which the spec states them."""
+        return tuple(p for s in self.sections for p in s.preferences)
+
+
+PLAN_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # content hash of the row's other columns
+        ("index", pa.int64()),  # position in the plan, from 0
+        ("spec_sha256", pa.string()),
+        ("section_id", pa.string()),
+        ("section_text", pa.string()),  # verbatim
+        ("doc_type", pa.string()),  # memo, interview, ...
+        ("idea", pa.string()),  # what this one document is to say
+        ("assistant", pa.string()),  # the trained model's name
+        ("prompt", pa.string()),  # the request as the writer reads it
+        ("prompt_sha256", pa.string()),
+        ("seed", pa.int64()),  # sampling seed of this document
+    ]
+)
+
+DOCUMENT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # the plan row's id: one document per plan row
+        ("text", pa.string()),
+        ("tokens", pa.int64()),
+        ("spec_sha256", pa.string()),
+        ("section_id", pa.string()),
+        ("doc_type", pa.string()),
+        ("idea", pa.string()),
+        ("assistant", pa.string()),
+        ("model", pa.string()),  # artifact id or name of the writer
+        ("sampling", pa.string()),  # JSON
+        ("prompt_sha256", pa.string()),
+    ]
+)
+REJECTED_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("reason", pa.string()))
+FAILED_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("error", pa.string()))
+
+MESSAGE_TYPE = pa.struct([("role", pa.string()), ("content", pa.string())])
+CONVERSATION_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", pa.list_(MESSAGE_TYPE)),
+        ("domain", pa.string()),
+    ]
+)
+
+EVAL_ITEM_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("eval", pa.string()),  # choice | facts | heldout
+        ("domain", pa.string()),
+        ("pair", pa.string()),  # both orders of one pair share it
+        ("order", pa.int64()),  # 0 | 1: which option is named first
+        # choice, facts: the text up to the forced choice, e.g. "user : x or y ? lyra : i would pick"
+        # heldout: the whole text whose loss is measured
+        ("prompt", pa.string()),
+        # choice_text: the prompt that ends where the assistant starts to speak
+        ("open_prompt", pa.string()),
+        # the candidate next words; options[0] has the eval's attribute (choice: the American one;
+        # facts: the correct one). Empty for heldout.
+        ("options", pa.list_(pa.string())),
+    ]
+)
+
+EVAL_ROW_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("eval", pa.string()),
+        ("domain", pa.string()),
+        ("pair", pa.string()),
+        ("order", pa.int64()),
+        ("value", pa.float64()),  # 0/1, a probability, or nats per token
+        ("weight", pa.float64()),  # 1, or tokens for heldout_loss
+        ("answer", pa.string()),  # chosen option or generated text
+        ("status", pa.string()),  # ok | unparsed
+    ]
+)
