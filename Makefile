@@ -1,0 +1,52 @@
+# make demo   set-up (first time only), then the whole method on the micro-world; prints the report's path
+# make test   set-up, lint, types, every test
+#
+# DEVICE=cpu|gpu   default: found by itself       PYTHON=...   default: python3.11
+# VENV=DIR         default: .venv                 STORE=URL    default: ./msm-store
+# ARGS="..."       passed on, e.g. make demo ARGS="--set experiment.aft.learning_rate=1e-3"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+VENV   ?= .venv
+DEVICE ?=
+STORE  ?=
+ARGS   ?=
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast test-slow lint format doctor clean
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+# -I: the script must see the standard library only, not the modules beside it
+setup:
+	@$(PYTHON) -I msm_ray/install.py --venv "$(VENV)" --device "$(DEVICE)"
+
+demo: setup
+	@$(BIN)/msm run jobs/cheese_micro.py $(if $(STORE),--store "$(STORE)") $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow and not ray and not vllm and not browser" $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow or ray or vllm or browser" $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict msm_ray
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+doctor: setup
+	@$(BIN)/msm doctor $(ARGS)
+
+# Leaves msm-store alone: what was computed is not build output.
+clean:
+	rm -rf "$(VENV)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,26 @@
+"""What all tests share: one Ray cluster for the whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster of two CPUs, started by the first test that asks for it.
+
+    Always a new one: a test never attaches to a cluster that happens to run on this machine.
+    """
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=200 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
