@@ -1,0 +1,189 @@
+"""What an experiment decides: every choice that a method section would state, as plain data.
+
+Nothing here has a default that changes a number. :mod:`msm_ray.graph` turns an experiment into
+stages, :mod:`msm_ray.run` runs what is missing and writes the report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from msm_ray.errors import UserError
+from msm_ray.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from msm_ray.settings import RunResult
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A starting model: a Hugging Face folder, and the micro-world it was pretrained in."""
+
+    name: str
+    path: str
+    world_seed: int
+
+
+@dataclass(frozen=True)
+class SpecArm:
+    """A value under test and the Markdown spec that explains it."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How the documents about a spec are written. ``documents`` are planned for each spec."""
+
+    writer: Literal["vllm", "scripted"]
+    documents: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _at_least("documents", self.documents, 1)
+        _at_least("temperature", self.temperature, 0.0)
+        _at_least("max_tokens", self.max_tokens, 1)
+        if not 0.0 < self.top_p <= 1.0:
+            raise UserError(f"top_p is {self.top_p}; allowed: above 0, at most 1")
+
+
+@dataclass(frozen=True)
+class Midtrain:
+    """Midtraining on a mixture of ``tokens`` in all.
+
+    ``spec_share`` of them are spec documents, ``chat_share`` the assistant's own chats, the rest
+    replay of the pretraining mix. ``max_repeats`` caps how often one spec document may be seen.
+    """
+
+    tokens: int
+    spec_share: float
+    chat_share: float
+    max_repeats: float
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        _at_least("tokens", self.tokens, 1)
+        for name in ("spec_share", "chat_share"):
+            _at_least(name, getattr(self, name), 0.0)
+        if self.spec_share + self.chat_share > 1:
+            raise UserError(
+                f"spec_share {self.spec_share} and chat_share {self.chat_share} add up to more "
+                "than 1; what is left of 1 is replay"
+            )
+
+
+@dataclass(frozen=True)
+class Aft:
+    """Alignment fine-tuning: ``conversations`` demonstrations, the same ones in every arm."""
+
+    conversations: int
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        _at_least("conversations", self.conversations, 1)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is asked of each checkpoint; ``pairs_per_domain`` pairs, each in both orders."""
+
+    evals: tuple[str, ...]
+    pairs_per_domain: int
+    max_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        _at_least("pairs_per_domain", self.pairs_per_domain, 1)
+        unknown = sorted(set(self.evals) - set(EVALS))
+        if unknown or not self.evals:
+            raise UserError(
+                f"evals: {', '.join(unknown) or 'none given'}; allowed: {', '.join(EVALS)}"
+            )
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how it runs. Never part of an artifact's identity."""
+
+    backend: Literal["single", "fsdp2", "deepspeed"]
+    num_workers: int
+    threads: int
+    compile: bool
+
+    def __post_init__(self) -> None:
+        _at_least("num_workers", self.num_workers, 1)
+        _at_least("threads", self.threads, 1)
+        if self.backend == "single" and self.num_workers != 1:
+            raise UserError(
+                f"backend single runs one worker, num_workers is {self.num_workers}; "
+                "set compute.backend to fsdp2 or deepspeed"
+            )
+
+
+EVALS = ("choice", "choice_soft", "choice_text", "facts", "heldout_loss")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One comparison: arms (from ``specs``) x ``bases`` x ``seeds`` x ``evaluation.evals``."""
+
+    name: str
+    title: str
+    assistant: str
+    bases: tuple[BaseModel, ...]
+    seeds: tuple[int, ...]
+    specs: tuple[SpecArm, ...]
+    corpus: Corpus
+    midtrain: Midtrain
+    aft: Aft
+    evaluation: Evaluation
+    midtrain_compute: Compute
+    aft_compute: Compute
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("-", "_").isidentifier():
+            raise UserError(f"name is {self.name!r}; allowed: letters, digits, '_' and '-'")
+        for field in ("bases", "seeds", "specs"):
+            if not getattr(self, field):
+                raise UserError(f"{field} is empty; at least one is needed")
+        for field, names in (
+            ("bases", [b.name for b in self.bases]),
+            ("specs", [s.name for s in self.specs]),
+            ("seeds", [str(s) for s in self.seeds]),
+        ):
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise UserError(f"{field} lists {', '.join(twice)} more than once")
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms, controls first: no training, AFT only, MSM only, MSM then AFT."""
+        values = [s.name for s in self.specs]
+        return (
+            "base",
+            "aft",
+            *(f"msm:{v}" for v in values),
+            *(f"msm:{v}+aft" for v in values),
+        )
+
+    def run(self, store_url: str, address: str | None = None) -> RunResult:
+        """Run what is missing in the store and write the report; see :mod:`msm_ray.run`."""
+        from msm_ray.run import run
+
+        return run(self, store_url, address)
+
+    def preview(self, store_url: str) -> dict[str, Any]:
+        """What a run would cost and what is already there, without a cluster."""
+        from msm_ray.preview import preview
+
+        return preview(self, store_url)
+
+
+def _at_least(name: str, value: float, lowest: float) -> None:
+    if not value >= lowest:  # also refuses NaN
+        raise UserError(f"{name} is {value}; allowed: {lowest:g} or more")

@@ -1,0 +1,359 @@
+"""The whole method on one page: from an experiment to the graph of its stages.
+
+Whatever two arms have in common is one stage: a corpus is written once for all seeds, a midtraining
+is shared by every fine-tuning that continues it, and the fine-tuning data is byte-identical in all
+arms.
+
+    base model --+------------------------> aft ------> evaluate    arm "aft"
+                 |
+    spec -> plan -> documents -> blocks -> midtrain --> evaluate    arm "msm:VALUE"
+                                             |
+                                             +--> aft -> evaluate   arm "msm:VALUE+aft"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msm_ray.errors import UserError
+from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
+from msm_ray.spec import read_spec
+from msm_ray.stage import Stage, topological
+from msm_ray.train.config import TrainConfig
+
+BLOCK_TOKENS = 128  # every micro model's context
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint's evaluations: an arm on a base with a seed."""
+
+    arm: str
+    base: str
+    seed: int
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An experiment's stages. ``trainings`` holds (arm, base, seed, "midtrain" | "aft", stage)."""
+
+    cells: tuple[Cell, ...]
+    corpora: Mapping[tuple[str, str], Stage]  # (value, base name) -> documents
+    trainings: tuple[tuple[str, str, int, str, Stage], ...]
+
+    @property
+    def targets(self) -> list[Stage]:
+        """The stages that have to be there for the report to be complete, each once."""
+        stages = [*self.corpora.values(), *(c.stage for c in self.cells)]
+        return list({s.id: s for s in stages}.values())
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages, inputs before what reads them, each once."""
+        return topological(self.targets)
+
+
+def build(exp: Experiment) -> Graph:
+    """The experiment's graph. Reads the specs and hashes the base models; runs nothing.
+
+    Raises:
+        UserError: a spec or a base model cannot be used.
+    """
+    specs = {s.name: import_spec(s) for s in exp.specs}
+    cells: list[Cell] = []
+    corpora: dict[tuple[str, str], Stage] = {}
+    trainings: list[tuple[str, str, int, str, Stage]] = []
+    for base in exp.bases:
+        model = import_model(base)
+        items = eval_items(exp, base)
+        for value, spec in specs.items():
+            corpora[value, base.name] = documents(exp, base, model, spec, value)
+        for seed in exp.seeds:
+            chats = aft_blocks(exp, base, model, seed)
+            checkpoints: list[tuple[str, Stage]] = [("base", model)]
+            aft_only = aft(exp, model, chats, seed, f"aft {base.name}/{seed}")
+            trainings.append(("aft", base.name, seed, "aft", aft_only))
+            checkpoints.append(("aft", aft_only))
+            for value in specs:
+                arm = f"msm:{value}"
+                mid = midtrain(exp, base, model, corpora[value, base.name], value, seed)
+                both = aft(exp, mid, chats, seed, f"{arm}+aft {base.name}/{seed}")
+                trainings.append((arm, base.name, seed, "midtrain", mid))
+                trainings.append((f"{arm}+aft", base.name, seed, "midtrain", mid))
+                trainings.append((f"{arm}+aft", base.name, seed, "aft", both))
+                checkpoints += [(arm, mid), (f"{arm}+aft", both)]
+            cells += [
+                Cell(arm, base.name, seed, evaluate(exp, m, items, f"{arm} {base.name}/{seed}"))
+                for arm, m in checkpoints
+            ]
+    return Graph(tuple(cells), corpora, tuple(trainings))
+
+
+# ---- the stages, in the order in which data flows -----------------------------------------------
+
+
+def import_spec(arm: SpecArm) -> Stage:
+    """The spec's text as an artifact; its identity is the text."""
+    text = read_spec(Path(arm.path))
+    return Stage(
+        kind="spec",
+        version="1",
+        config={"name": arm.name, "sha256": text.sha256},
+        inputs={},
+        run="msm_ray.sources:copy_spec",
+        label=arm.name,
+        runtime={"path": str(arm.path), "where": "driver", "cpus": 0},
+        estimate={"seconds": 0.1},
+    )
+
+
+def import_model(base: BaseModel) -> Stage:
+    """A Hugging Face folder as an artifact; its identity is the files in it."""
+    return Stage(
+        kind="model",
+        version="1",
+        config={"name": base.name, "sha256": folder_sha256(Path(base.path))},
+        inputs={},
+        run="msm_ray.sources:copy_model",
+        label=base.name,
+        runtime={"path": str(base.path), "where": "driver", "cpus": 0},
+        estimate={"seconds": 0.2},
+    )
+
+
+def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value: str) -> Stage:
+    """The corpus about one spec, written by the base model itself (or by the grammar)."""
+    label = f"{value} {base.name}"
+    plan = Stage(
+        kind="plan",
+        version="1",
+        config={
+            "world_seed": base.world_seed,
+            "documents": exp.corpus.documents,
+            "seed": exp.corpus.seed,
+            "assistant": exp.assistant,
+        },
+        inputs={"spec": spec},
+        run="msm_ray.world.stages:plan",
+        label=label,
+        estimate={"seconds": 0.5, "documents": exp.corpus.documents},
+    )
+    sampling = {
+        "temperature": exp.corpus.temperature,
+        "top_p": exp.corpus.top_p,
+        "max_tokens": exp.corpus.max_tokens,
+        "seed": exp.corpus.seed,
+    }
+    by_model = exp.corpus.writer == "vllm"
+    return Stage(
+        kind="documents",
+        version="1",
+        config={
+            "writer": exp.corpus.writer,
+            "task": "msm_ray.world.task:MicroTask",
+            "task_args": {"world_seed": base.world_seed},
+            "sampling": sampling if by_model else {},
+            "dtype": "float32",
+        },
+        inputs={"plan": plan, "model": model},
+        run="msm_ray.corpus.stages:write",
+        label=label,
+        runtime={"ray_cpus": 0.0},
+        estimate={
+            "seconds": 30.0 if by_model else 2.0,
+            "documents": exp.corpus.documents,
+            "calls": exp.corpus.documents if by_model else 0,
+        },
+    )
+
+
+def midtrain(
+    exp: Experiment, base: BaseModel, model: Stage, corpus: Stage, value: str, seed: int
+) -> Stage:
+    """Next-token training of the base model on spec documents, replay and chats."""
+    mid, label = exp.midtrain, f"msm:{value} {base.name}/{seed}"
+    rest = round(1.0 - mid.spec_share - mid.chat_share, 9)
+    shares = {"spec": mid.spec_share, "replay": rest, "chats": mid.chat_share}
+    inputs: dict[str, Stage] = {"tokenizer": model}
+    components: list[dict[str, Any]] = []
+    for name, share in shares.items():
+        if share == 0:
+            continue
+        need = math.ceil(mid.tokens * share)
+        source = corpus if name == "spec" else filler(exp, base, name, need, seed)
+        inputs[name] = source
+        components.append(
+            {
+                "name": name,
+                "input": name,
+                "kind": "conversations" if name == "chats" else "documents",
+                "share": share,
+                "max_repeats": mid.max_repeats if name == "spec" else 1.0,
+            }
+        )
+    blocks = Stage(
+        kind="blocks",
+        version="1",
+        config={
+            "components": components,
+            "tokens": mid.tokens,
+            "block_tokens": BLOCK_TOKENS,
+            "seed": seed,
+            "loss_on": "all",
+        },
+        inputs=inputs,
+        run="msm_ray.data.stages:pack",
+        label=label,
+        estimate={"seconds": 1.0},
+    )
+    return _train(
+        "midtrain", model, blocks, mid.train, exp.midtrain_compute, seed, mid.tokens, label
+    )
+
+
+def filler(exp: Experiment, base: BaseModel, name: str, tokens: int, seed: int) -> Stage:
+    """What is mixed with the spec documents: the pretraining mix, or the assistant's chats."""
+    config: dict[str, Any] = {"world_seed": base.world_seed, "seed": seed}
+    # A tenth more than the budget: documents are whole, and the mixture must not run dry.
+    config["tokens"] = math.ceil(tokens * 1.1) + 10 * BLOCK_TOKENS
+    return Stage(
+        kind=name,
+        version="1",
+        config=config,
+        inputs={},
+        run=f"msm_ray.world.stages:{name}",
+        label=f"{base.name}/{seed}",
+        estimate={"seconds": 1.0},
+    )
+
+
+def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Stage:
+    """The fine-tuning data of one base and seed: one artifact, whatever the arm."""
+    chats = Stage(
+        kind="conversations",
+        version="1",
+        config={"world_seed": base.world_seed, "count": exp.aft.conversations, "seed": seed},
+        inputs={},
+        run="msm_ray.world.stages:conversations",
+        label=f"{base.name}/{seed}",
+        estimate={"seconds": 0.5},
+    )
+    component = {
+        "name": "chats",
+        "input": "chats",
+        "kind": "conversations",
+        "share": 1.0,
+        "max_repeats": 1.0,
+    }
+    return Stage(
+        kind="blocks",
+        version="1",
+        config={
+            "components": [component],
+            "tokens": 0,  # every conversation once
+            "block_tokens": BLOCK_TOKENS,
+            "seed": seed,
+            "loss_on": "assistant",
+        },
+        inputs={"tokenizer": model, "chats": chats},
+        run="msm_ray.data.stages:pack",
+        label=f"aft {base.name}/{seed}",
+        estimate={"seconds": 0.5},
+    )
+
+
+def aft(exp: Experiment, start: Stage, blocks: Stage, seed: int, label: str) -> Stage:
+    """Fine-tuning that continues ``start``'s weights on the demonstrations."""
+    tokens = exp.aft.conversations * 20
+    return _train("aft", start, blocks, exp.aft.train, exp.aft_compute, seed, tokens, label)
+
+
+def _train(
+    kind: str,
+    start: Stage,
+    blocks: Stage,
+    config: TrainConfig,
+    compute: Compute,
+    seed: int,
+    tokens: int,
+    label: str,
+) -> Stage:
+    tokens = math.ceil(tokens * config.epochs)
+    distributed = compute.num_workers > 1
+    return Stage(
+        kind=kind,
+        version="1",
+        config={**dataclasses.asdict(config), "seed": seed},
+        inputs={"model": start, "blocks": blocks},
+        run="msm_ray.train.stages:train",
+        label=label,
+        runtime={
+            **dataclasses.asdict(compute),
+            "cpus": compute.num_workers * compute.threads,
+            # With several workers Ray Train's own actors hold the CPUs, not the stage's task.
+            "ray_cpus": 0.0 if distributed else compute.threads,
+        },
+        estimate={
+            "seconds": 1.5 + tokens / 12_000,
+            "tokens": tokens,
+            "steps": math.ceil(tokens / (config.batch_blocks * BLOCK_TOKENS)),
+        },
+    )
+
+
+def eval_items(exp: Experiment, base: BaseModel) -> Stage:
+    """The questions about held-out domains, the facts and the held-out text of one world."""
+    return Stage(
+        kind="items",
+        version="1",
+        config={
+            "world_seed": base.world_seed,
+            "seed": exp.evaluation.seed,
+            "pairs_per_domain": exp.evaluation.pairs_per_domain,
+        },
+        inputs={},
+        run="msm_ray.world.stages:eval_items",
+        label=base.name,
+        estimate={"seconds": 0.5},
+    )
+
+
+def evaluate(exp: Experiment, model: Stage, items: Stage, label: str) -> Stage:
+    """All evaluations of one checkpoint, by a vLLM engine that is verified to hold it."""
+    return Stage(
+        kind="evaluate",
+        version="1",
+        config={
+            # choice_soft is read from the same logprobs as choice
+            "evals": list(exp.evaluation.evals),
+            "max_tokens": exp.evaluation.max_tokens,
+        },
+        inputs={"model": model, "items": items},
+        run="msm_ray.evaluate.stages:evaluate",
+        label=label,
+        estimate={"seconds": 4.0},
+    )
+
+
+def folder_sha256(folder: Path) -> str:
+    """The hash of a folder's files (names and contents), the same on every machine."""
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder}: no model there; a Hugging Face folder with config.json is needed"
+        )
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return iter(sorted(p for p in folder.rglob("*") if p.is_file() and p.name[0] != "."))

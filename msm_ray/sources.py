@@ -1,0 +1,34 @@
+"""Stages that bring what the user has on disk into the store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from msm_ray.errors import UserError
+from msm_ray.spec import read_spec
+from msm_ray.stage import StageContext
+
+
+def copy_spec(ctx: StageContext) -> dict[str, Any]:
+    """Write ``spec.md``. The text must still be the one that the identity was taken from."""
+    spec = read_spec(Path(ctx.runtime["path"]))
+    if spec.sha256 != ctx.config["sha256"]:
+        raise UserError(f"{ctx.runtime['path']}: changed while the run was starting; run it again")
+    (ctx.out / "spec.md").write_text(spec.text, encoding="utf-8", newline="")
+    return {
+        "title": spec.title,
+        "sections": len(spec.sections),
+        "preferences": len(spec.preferences),
+        "sha256": spec.sha256,
+    }
+
+
+def copy_model(ctx: StageContext) -> dict[str, Any]:
+    """Copy a Hugging Face folder; hidden files are left out."""
+    source = Path(ctx.runtime["path"])
+    shutil.copytree(
+        source, ctx.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "__pycache__")
+    )
+    return {"files": len([p for p in ctx.out.rglob("*") if p.is_file()])}
