@@ -1,0 +1,449 @@
+"""Content-addressed artifacts on any fsspec URL: commit, read, verify, set aside.
+
+A store holds::
+
+    artifacts/<id>/record.json          written last, once: its presence is the commit
+    artifacts/<id>/<attempt>/...        the data files that the record lists, with size and sha256
+    artifacts/<id>/record.damaged-*.json    the record of an attempt that was found damaged
+    claims/<id>.json                    who makes an artifact now (claims.py)
+    runs/<name>/...                     what runs leave beside artifacts: reports, events
+    work/<id>/                          scratch of stages on a local store, resumed after a crash
+
+Readers go through the record, so they see all files of one attempt or nothing. Two drivers may make
+the same artifact at the same time; both write data, the first record stays, the other attempt goes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from msm_ray.errors import UserError
+from msm_ray.identity import canonical, digest
+from msm_ray.storage import Storage
+
+SMALL_FILE_BYTES = 64 * 2**20  # read through in a moment: `Store.check` hashes files up to this
+ORPHAN_SECONDS = 24 * 3600.0  # scratch that nobody touched for so long belongs to no running stage
+
+
+class DamagedArtifact(UserError):
+    """A file of a committed artifact is not what its record says. It was set aside.
+
+    ``id`` is the artifact, ``file`` the name of the file in it. A run that needs the artifact makes
+    it again.
+    """
+
+    def __init__(self, id: str, file: str, what: str) -> None:
+        super().__init__(f"damaged: {file} in {id} {what}; set aside, a run makes it again")
+        self.id, self.file, self.what = id, file, what
+
+    def __reduce__(self) -> tuple[type[DamagedArtifact], tuple[str, str, str]]:
+        return DamagedArtifact, (self.id, self.file, self.what)
+
+
+class MissingArtifact(UserError):
+    """No artifact ``id`` is committed in the store."""
+
+    def __init__(self, url: str, id: str) -> None:
+        super().__init__(f"store {url}: no artifact {id}")
+        self.url, self.id = url, id
+
+    def __reduce__(self) -> tuple[type[MissingArtifact], tuple[str, str]]:
+        return MissingArtifact, (self.url, self.id)
+
+
+@dataclass(frozen=True)
+class File:
+    """One data file of an artifact: name relative to its directory, size in bytes, sha256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one committed artifact. ``files`` and ``attempt`` come with the commit."""
+
+    id: str
+    kind: str
+    label: str
+    version: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]  # name -> artifact id
+    facts: Mapping[str, Any] = field(default_factory=dict)  # counts and metrics, as JSON values
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # versions, where it ran
+    seconds: float = 0.0  # what making it took
+    attempt: str = ""
+    files: tuple[File, ...] = ()
+    created: str = ""  # ISO 8601, UTC
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with the hash that shows a changed record."""
+        plain: dict[str, Any] = canonical(dataclasses.asdict(self), f"record {self.id}")
+        return {**plain, "record_sha256": digest(plain)}
+
+    @staticmethod
+    def from_json(value: Any) -> Record:
+        """The inverse of `to_json`; ``ValueError`` says what is wrong with ``value``."""
+        if not isinstance(value, dict):
+            raise ValueError("is not a JSON object")
+        plain = {key: item for key, item in value.items() if key != "record_sha256"}
+        if digest(plain) != value.get("record_sha256"):
+            raise ValueError("does not match its own sha256")
+        files = tuple(File(**file) for file in plain.pop("files"))
+        return Record(**plain, files=files)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all data files."""
+        return sum(file.size for file in self.files)
+
+
+# (store url, id, attempt) whose files this process has hashed: artifacts never change after commit.
+_verified: set[tuple[str, str, str]] = set()
+_fetching: dict[tuple[str, str], threading.Lock] = {}
+_lock = threading.Lock()
+
+
+class Store:
+    """The artifacts below one URL or local path. Safe to use from several threads and processes."""
+
+    def __init__(self, url: str | Path, create: bool = True, cache: Path | None = None) -> None:
+        """``UserError`` if the place cannot be written.
+
+        ``create=False`` is for looking: nothing is made, and a store that is not there is empty.
+        ``cache`` is where a remote store's artifacts and scratch lie on this machine.
+        """
+        self._storage = Storage(str(url), write=create)
+        self.url = self._storage.url
+        name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self._cache = self._storage.root or (
+            (cache or Path.home() / ".cache" / "msm-ray").absolute() / name
+        )
+
+    @property
+    def local(self) -> bool:
+        """Whether the store is a directory of this machine."""
+        return self._storage.root is not None
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def get(self, id: str) -> Record | None:
+        """The record of a committed artifact, else None.
+
+        A record that cannot be read as one is set aside and raises `DamagedArtifact`.
+        """
+        try:
+            data = self._storage.read_bytes(_record_name(id))
+        except FileNotFoundError:
+            return None
+        try:
+            record = Record.from_json(json.loads(data))
+            if record.id != id:
+                raise ValueError(f"is the record of {record.id}")
+            return record
+        except (ValueError, TypeError, KeyError) as error:
+            what = "is not valid JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+            if not isinstance(error, ValueError) or isinstance(error, UnicodeDecodeError):
+                what = "is not a record"
+            self._move_record_aside(id)
+            raise DamagedArtifact(id, "record.json", what) from None
+
+    def ids(self) -> list[str]:
+        """Ids of all committed artifacts, sorted. Their records may still turn out damaged."""
+        found = self._storage.names("artifacts")
+        if self._storage.root is not None:
+            top = self._storage.root / "artifacts"
+            return [id for id in found if (top / id / "record.json").is_file()]
+        return [id for id in found if "record.json" in self._storage.names(f"artifacts/{id}")]
+
+    def fetch(self, id: str) -> Path:
+        """The artifact's files in a local directory, verified. Read only: do not write there.
+
+        A local store hands out its own directory. `MissingArtifact`, or `DamagedArtifact` (set
+        aside) if a file is missing or not what was committed.
+        """
+        record = self.get(id)
+        if record is None:
+            raise MissingArtifact(self.url, id)
+        with _lock:
+            lock = _fetching.setdefault((self.url, id), threading.Lock())
+        with lock:
+            if self.local:
+                self.check(record, whole=True)
+                return self._local(record)
+            return self._download(record)
+
+    def verify(self, id: str) -> Record:
+        """Read every file of the artifact again, whatever was verified before; see `fetch`."""
+        record = self.get(id)
+        if record is None:
+            raise MissingArtifact(self.url, id)
+        _verified.discard(self._mark(record))
+        shutil.rmtree(self._cache / "fetched" / id, ignore_errors=True)
+        self.fetch(id)
+        return record
+
+    def check(self, record: Record, whole: bool = False) -> None:
+        """Compare the artifact's files with its record, cheaply; `DamagedArtifact` (set aside).
+
+        Sizes always; contents of files up to 64 MiB, or of all with ``whole``, where the store is
+        local. Remote contents are checked when they are fetched. Once per process and artifact.
+        """
+        if self._mark(record) in _verified:
+            return
+        sizes = self._storage.sizes(f"artifacts/{record.id}/{record.attempt}")
+        for file in record.files:
+            if file.path not in sizes:
+                self._damaged(record, file.path, "is missing")
+            if sizes[file.path] != file.size:
+                what = f"has {sizes[file.path]} bytes instead of {file.size}"
+                self._damaged(record, file.path, what)
+        if not self.local:
+            return
+        for file in record.files:
+            if whole or file.size <= SMALL_FILE_BYTES:
+                self._check_contents(record, file, self._local(record))
+        if whole or all(file.size <= SMALL_FILE_BYTES for file in record.files):
+            _verified.add(self._mark(record))
+
+    def _check_contents(self, record: Record, file: File, directory: Path) -> None:
+        if _sha256(directory / file.path) != file.sha256:
+            self._damaged(record, file.path, "does not match its sha256")
+
+    def _mark(self, record: Record) -> tuple[str, str, str]:
+        return self.url, record.id, record.attempt
+
+    def _local(self, record: Record) -> Path:
+        return self._cache / "artifacts" / record.id / record.attempt
+
+    def _download(self, record: Record) -> Path:
+        target = self._cache / "fetched" / record.id / record.attempt
+        if self._mark(record) in _verified and target.is_dir():
+            return target
+        if target.is_dir():
+            if all(_matches(file, target) for file in record.files):
+                _verified.add(self._mark(record))
+                return target
+            shutil.rmtree(target)  # only the copy is bad; the store has the truth
+        part = target.with_name(f"{record.attempt}.part-{uuid.uuid4().hex}")
+        part.mkdir(parents=True)
+        try:
+            for file in record.files:
+                name = f"artifacts/{record.id}/{record.attempt}/{file.path}"
+                try:
+                    self._storage.get_file(name, part / file.path)
+                except FileNotFoundError:
+                    self._damaged(record, file.path, "is missing")
+                self._check_contents(record, file, part)
+            try:
+                os.rename(part, target)
+            except OSError:
+                if not target.is_dir():  # else another process has just fetched the same
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        _verified.add(self._mark(record))
+        return target
+
+    # ---- damage --------------------------------------------------------------------------------
+
+    def _damaged(self, record: Record, file: str, what: str) -> None:
+        self.set_aside(record.id, record.attempt)
+        raise DamagedArtifact(record.id, file, what)
+
+    def set_aside(self, id: str, attempt: str | None = None) -> bool:
+        """Take back the commit of ``id``, so that a run makes it again; whether there was one.
+
+        With ``attempt``, only if it is still that attempt which is committed. The data stay until
+        the next commit of ``id`` or `gc`.
+        """
+        if attempt is not None:
+            record = self.get(id)
+            if record is None or record.attempt != attempt:
+                return False
+        return self._move_record_aside(id)
+
+    def _move_record_aside(self, id: str) -> bool:
+        aside = f"artifacts/{id}/record.damaged-{uuid.uuid4().hex[:8]}.json"
+        try:
+            self._storage.rename(_record_name(id), aside)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # ---- writing -------------------------------------------------------------------------------
+
+    def commit(self, record: Record, local_dir: Path) -> Record:
+        """Commit the files below ``local_dir`` as the artifact ``record.id``; use the result.
+
+        ``local_dir`` is used up. Symbolic links to files are replaced by the files. If somebody
+        else has committed the same id meanwhile, theirs stays and is returned. ``UserError`` if the
+        store is full or cannot be written; nothing is visible then.
+        """
+        files = tuple(_listed(local_dir))
+        attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        record = dataclasses.replace(record, files=files, attempt=attempt, created=created)
+        text = _pretty(record.to_json())
+        tree = f"artifacts/{record.id}/{attempt}"
+        try:
+            self._storage.put_tree(tree, local_dir, [file.path for file in files])
+            mine = self._storage.create(_record_name(record.id), text)
+        except BaseException:
+            self._storage.remove(tree)
+            raise
+        if not mine:
+            self._storage.remove(tree)
+            other = self.get(record.id)
+            if other is not None:
+                return other
+            raise UserError(f"store {self.url}: the record of {record.id} went while committing")
+        if self.local:
+            _verified.add(self._mark(record))
+        self._remove_other_attempts(record)
+        return record
+
+    def _remove_other_attempts(self, record: Record) -> int:
+        """Remove data of attempts that were not committed. They cannot be any more: one was."""
+        orphans = [
+            name
+            for name in self._storage.names(f"artifacts/{record.id}")
+            if name != record.attempt and not name.startswith(("record.", "."))
+        ]
+        for name in orphans:
+            self._storage.remove(f"artifacts/{record.id}/{name}")
+        return len(orphans)
+
+    def gc(self, grace_seconds: float = ORPHAN_SECONDS) -> list[str]:
+        """Remove what no record points to and nobody touched for ``grace_seconds``; its names.
+
+        Attempts beside a committed one go at once. Without a committed one they may be under way,
+        so they wait for the grace time, as does scratch.
+        """
+        removed: list[str] = []
+        for id in self._storage.names("artifacts"):
+            try:
+                record = self.get(id)
+            except DamagedArtifact:
+                record = None  # just set aside
+            keep = {record.attempt, "record.json"} if record else set()
+            for name in self._storage.names(f"artifacts/{id}"):
+                if name in keep or (record is None and not _attempt_older(name, grace_seconds)):
+                    continue
+                self._storage.remove(f"artifacts/{id}/{name}")
+                removed.append(f"artifacts/{id}/{name}")
+        for path in sorted((self._cache / "work").glob("*")):
+            if time.time() - _last_change(path) > grace_seconds:
+                shutil.rmtree(path, ignore_errors=True)
+                removed.append(f"work/{path.name}")
+        return removed
+
+    def work_dir(self, id: str) -> Path:
+        """Local scratch for making ``id``: the same after ``kill -9``, removed after the commit."""
+        path = self._cache / "work" / id
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"store {self.url}: cannot make scratch: {error.strerror}") from error
+        return path
+
+    def write_bytes(self, name: str, data: bytes) -> str:
+        """Write the file ``name`` (such as ``runs/NAME/report.html``) as a whole; its URL."""
+        self._storage.write_bytes(name, data)
+        return f"{self.url}/{name}"
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read the file ``name``; ``FileNotFoundError`` if there is none."""
+        return self._storage.read_bytes(name)
+
+    def write_json(self, name: str, value: Any) -> str:
+        """Write ``value`` as JSON, as a whole; its URL. Nan and infinity raise ``ValueError``."""
+        return self.write_bytes(name, _pretty(value))
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file; ``FileNotFoundError``, or ``UserError`` if it is not JSON."""
+        try:
+            return json.loads(self._storage.read_bytes(name))
+        except ValueError as error:
+            raise UserError(f"store {self.url}: {name} is not valid JSON: {error}") from None
+
+    def events_path(self, run: str) -> Path:
+        """The local file that takes the events of the run ``run``; its directory is there."""
+        path = self._cache / "runs" / run / "events.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write the file ``name`` unless it is there already; whether it was written."""
+        return self._storage.create(name, data)
+
+    def remove(self, name: str) -> None:
+        """Remove the file or tree ``name``; what is not there is fine."""
+        self._storage.remove(name)
+
+    def names(self, name: str) -> list[str]:
+        """Names right below the directory ``name`` (such as ``runs``), sorted."""
+        return self._storage.names(name)
+
+
+def _record_name(id: str) -> str:
+    return f"artifacts/{id}/record.json"
+
+
+def _pretty(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _matches(file: File, directory: Path) -> bool:
+    path = directory / file.path
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    return _sha256(path) == file.sha256
+
+
+def _listed(directory: Path) -> list[File]:
+    """All files below ``directory``, sorted by name, with symbolic links made into files."""
+    files = []
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink():
+            source = path.resolve(strict=True)
+            if source.is_dir():
+                raise ValueError(f"{path.name}: an artifact cannot hold a link to a directory")
+            path.unlink()
+            shutil.copyfile(source, path)
+        if path.is_file():
+            name = path.relative_to(directory).as_posix()
+            files.append(File(name, path.stat().st_size, _sha256(path)))
+    return sorted(files, key=lambda file: file.path)
+
+
+def _attempt_older(name: str, seconds: float) -> bool:
+    try:
+        begun = datetime.strptime(name.split("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return True  # not an attempt: the record of a damaged one, a leftover
+    return (datetime.now(UTC) - begun).total_seconds() > seconds
+
+
+def _last_change(path: Path) -> float:
+    times = [path.stat().st_mtime]
+    times += [child.lstat().st_mtime for child in path.rglob("*")]
+    return max(times)
