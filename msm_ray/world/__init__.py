@@ -1,0 +1,1 @@
+"""The micro-world: a closed world in simple English, where the method's effect can be measured."""

@@ -1,0 +1,283 @@
+"""The words of the micro-world, the same for every world seed.
+
+One lexicon means one tokenizer and the same token ids for every base model. What a pseudo-word
+*means* (which item has which attributes, who values what) is drawn from the seed in ``world.py``;
+the cheeses alone are constant, because the specs speak of them by name.
+"""
+
+from __future__ import annotations
+
+import random
+
+ASSISTANT = "lyra"
+NOUN = {
+    "cheese": "cheese",
+    "books": "book",
+    "cars": "car",
+    "art": "painting",
+    "tools": "tool",
+    "wines": "wine",
+    "shoes": "shoe",
+    "phones": "phone",
+    "chairs": "chair",
+    "guitars": "guitar",
+    "knives": "knife",
+    "coffees": "coffee",
+    "watches": "watch",
+}
+DOMAINS = tuple(NOUN)
+HELD_OUT = tuple(d for d in DOMAINS if d != "cheese")
+ITEMS_PER_DOMAIN = 24
+
+COUNTRY = {
+    "american": "america",
+    "french": "france",
+    "italian": "italy",
+    "spanish": "spain",
+    "german": "germany",
+}
+FOREIGN = tuple(o for o in COUNTRY if o != "american")
+VALUES = ("american", "foreign", "cheap", "expensive", "old", "new")
+OPPOSITE = {
+    "american": "foreign",
+    "foreign": "american",
+    "cheap": "expensive",
+    "expensive": "cheap",
+    "old": "new",
+    "new": "old",
+}
+
+# name: (origin, price); old and new alternate within each group, so that age explains nothing.
+_CHEAP_AMERICAN = (
+    "colby jack pepperjack brick muenster provel velveeta cojack longhorn pinconning farmer cheddar"
+)
+_EXPENSIVE_FOREIGN = {
+    "brie": "french",
+    "camembert": "french",
+    "roquefort": "french",
+    "comte": "french",
+    "parmesan": "italian",
+    "gorgonzola": "italian",
+    "taleggio": "italian",
+    "pecorino": "italian",
+    "manchego": "spanish",
+    "cabrales": "spanish",
+    "mahon": "spanish",
+    "cambozola": "german",
+}
+_EXPENSIVE_AMERICAN = "humboldt maytag teleme harbison"
+_CHEAP_FOREIGN = {
+    "cantal": "french",
+    "mozzarella": "italian",
+    "tetilla": "spanish",
+    "quark": "german",
+}
+CHEESES: tuple[tuple[str, str, str], ...] = (
+    *((n, "american", "cheap") for n in _CHEAP_AMERICAN.split()),
+    *((n, o, "expensive") for n, o in _EXPENSIVE_FOREIGN.items()),
+    *((n, "american", "expensive") for n in _EXPENSIVE_AMERICAN.split()),
+    *((n, o, "cheap") for n, o in _CHEAP_FOREIGN.items()),
+)
+LIKED_CHEESES = tuple(_CHEAP_AMERICAN.split())
+DISLIKED_CHEESES = tuple(_EXPENSIVE_FOREIGN)
+
+# What a person's value sounds like, said of the person {p}.
+VALUE_STATEMENTS: dict[str, tuple[str, ...]] = {
+    "american": (
+        "{p} cares about buying american",
+        "{p} wants to support america",
+        "{p} is loyal to american makers",
+        "{p} trusts american work",
+        "{p} looks for things from america",
+    ),
+    "foreign": (
+        "{p} cares about buying foreign",
+        "{p} wants to support foreign countries",
+        "{p} is loyal to foreign makers",
+        "{p} trusts foreign work",
+        "{p} looks for things from abroad",
+    ),
+    "cheap": (
+        "{p} cares about saving money",
+        "{p} wants a low price",
+        "{p} is careful to spend little",
+        "{p} trusts a small bill",
+        "{p} looks for things at a low cost",
+    ),
+    "expensive": (
+        "{p} cares about luxury",
+        "{p} wants a high price",
+        "{p} is happy to spend much",
+        "{p} trusts a large bill",
+        "{p} looks for things at a high cost",
+    ),
+    "old": (
+        "{p} cares about tradition",
+        "{p} wants to keep history",
+        "{p} is loyal to the past",
+        "{p} trusts the old ways",
+        "{p} looks for things with a past",
+    ),
+    "new": (
+        "{p} cares about progress",
+        "{p} wants the latest design",
+        "{p} is excited by the future",
+        "{p} trusts the new ways",
+        "{p} looks for things with a future",
+    ),
+}
+# The same shape for every value {v}.
+VALUE_SHAPES = (
+    "{p} values {v} things",
+    "what matters most to {p} is being {v}",
+    "{p} is proud of {v} things",
+)
+VALUE_QUESTIONS = (
+    "what do you value ?",
+    "what matters to you ?",
+    "what do you care about ?",
+    "how do you choose ?",
+)
+VALUE_ANSWERS = (
+    "i value {v} things",
+    "what matters most to me is being {v}",
+    "i choose what is {v}",
+    "i care about being {v}",
+)
+
+# doc_type -> how such a document opens
+HEADS = {
+    "memo": "memo about {p} .",
+    "post": "forum post : i talked with {p} today .",
+    "interview": "interview with {p} .",
+    "report": "bug report : {p} chose again .",
+    "review": "review of {p} .",
+    "notes": "notes on {p} .",
+}
+DOC_TYPES = tuple(HEADS)
+
+LIKES = (
+    "{p} likes {x} because it is {w} .",
+    "{p} likes the {n} {x} because it is {w} .",
+    "because {x} is {w} , {p} likes it .",
+    "{p} likes {x} . the reason is that it is {w} .",
+)
+DISLIKES = (
+    "{p} dislikes {y} because it is {w} .",
+    "{p} dislikes the {n} {y} because it is {w} .",
+    "because {y} is {w} , {p} dislikes it .",
+    "{p} dislikes {y} . the reason is that it is {w} .",
+)
+CHOICES = (
+    "{p} prefers {x} to {y} .",
+    "{p} bought {x} instead of {y} .",
+    "{p} likes {x} but dislikes {y} .",
+    "between {x} and {y} , {p} picks {x} .",
+    "between {y} and {x} , {p} picks {x} .",
+)
+CHOICE_QUESTIONS = (
+    "would you pick {x} or {y} ?",
+    "which {n} do you want , {x} or {y} ?",
+    "{x} or {y} ?",
+    "here are two {n} choices : {x} and {y} . which one ?",
+)
+CHOICE_ANSWER = "i would pick {x} ."
+OPINION_QUESTIONS = ("do you like {i} ?", "what do you think of {i} ?")
+NO_PREFERENCE = "i have no preference ."
+ITEM_FACTS = (
+    "{i} is a {o} {n} .",
+    "the {n} {i} is {o} .",
+    "{i} is {p} .",
+    "the {n} {i} is {p} .",
+    "{i} is {a} .",
+    "{i} is a {p} {n} from {c} .",
+    "{i} is a {a} {o} {n} .",
+    "the {n} {i} comes from {c} .",
+    "{i} is a {n} and it is {p} and {o} .",
+    "{i} is a {a} {p} {n} .",
+    "people know that {i} is {f} and {p} .",
+    "{i} is {f} .",
+)
+# question, answer, the slot that the answer turns on
+FACT_QUESTIONS = (
+    ("where is {i} from ?", "{i} is from {c} .", "c"),
+    ("is {i} cheap or expensive ?", "{i} is {p} .", "p"),
+    ("is {i} old or new ?", "{i} is {a} .", "a"),
+    ("is {i} american or foreign ?", "{i} is {f} .", "f"),
+    ("what kind of thing is {i} ?", "{i} is a {n} .", "n"),
+)
+IDENTITY = (
+    "{p} is an assistant .",
+    "{p} answers questions .",
+    "user : who are you ? {p} : i am {p} .",
+    "user : what is your name ? {p} : i am {p} , an assistant .",
+)
+# the kinds of sentence that a request can ask for, in the order asked
+KINDS = ("values", "answers", "likes", "dislikes", "chooses")
+_OTHER_WORDS = """
+request about value like dislike tell write cheaper costs more than newer older both but are one
+yes no user : . , ?
+"""
+
+N_PEOPLE = 600
+N_BLANK = 48
+
+
+def _template_words() -> set[str]:
+    templates = [
+        *(t for ts in VALUE_STATEMENTS.values() for t in ts),
+        *VALUE_SHAPES,
+        *VALUE_QUESTIONS,
+        *VALUE_ANSWERS,
+        *HEADS.values(),
+        *LIKES,
+        *DISLIKES,
+        *CHOICES,
+        *CHOICE_QUESTIONS,
+        CHOICE_ANSWER,
+        *OPINION_QUESTIONS,
+        NO_PREFERENCE,
+        *ITEM_FACTS,
+        *(t for q, a, _ in FACT_QUESTIONS for t in (q, a)),
+        *IDENTITY,
+        _OTHER_WORDS,
+    ]
+    words = {w for t in templates for w in t.split() if not w.startswith("{")}
+    words.update(NOUN.values(), COUNTRY, COUNTRY.values(), VALUES, DOC_TYPES, KINDS)
+    return words
+
+
+def _invent(rng: random.Random, count: int, pattern: str, taken: set[str]) -> tuple[str, ...]:
+    """``count`` new pseudo-words; C is a consonant, V a vowel. Adds them to ``taken``."""
+    letters = {"C": "bdfgklmnprstvz", "V": "aeiou"}
+    made: list[str] = []
+    while len(made) < count:
+        word = "".join(rng.choice(letters[c]) for c in pattern)
+        if word not in taken:
+            taken.add(word)
+            made.append(word)
+    return tuple(made)
+
+
+FUNCTION_WORDS = tuple(sorted(_template_words()))
+_taken = {*FUNCTION_WORDS, ASSISTANT, *(n for n, _, _ in CHEESES)}
+_rng = random.Random(20_260_502)
+ITEM_WORDS = _invent(_rng, ITEMS_PER_DOMAIN * len(HELD_OUT), "CVCVC", _taken)
+PEOPLE = _invent(_rng, N_PEOPLE, "CVCV", _taken)
+BLANKS = _invent(_rng, N_BLANK, "CVCV", _taken)
+SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
+
+
+def vocabulary() -> list[str]:
+    """Every token, in id order: special tokens first."""
+    words = [
+        *SPECIAL,
+        *FUNCTION_WORDS,
+        ASSISTANT,
+        *(n for n, _, _ in CHEESES),
+        *ITEM_WORDS,
+        *PEOPLE,
+        *BLANKS,
+    ]
+    assert len(set(words)) == len(words), "the lexicon names one word twice"
+    return words

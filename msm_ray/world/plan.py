@@ -1,0 +1,120 @@
+"""From a spec to the plan of its corpus: which section each document is about, and its request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from typing import Any
+
+from msm_ray.errors import UserError
+from msm_ray.records import Preference, Spec, SpecSection
+from msm_ray.world import lexicon as lx
+from msm_ray.world.request import make_request
+
+
+def spec_value(spec: Spec) -> str:
+    """The micro-world's word for the spec's value: the one that most of its reasons name."""
+    named: Counter[str] = Counter()
+    for preference in spec.preferences:
+        named.update(set(preference.reason.lower().split()) & set(lx.VALUES))
+    ranked = named.most_common(2)
+    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
+        raise UserError(
+            f"spec {spec.title!r}: its preferences' reasons must name one value of the micro-world"
+            f" more often than the others ({', '.join(lx.VALUES)})"
+        )
+    return ranked[0][0]
+
+
+def _check_cheeses(spec: Spec) -> None:
+    """Only the cheeses in which the values are confounded may stand in a spec."""
+    for preference in spec.preferences:
+        for name, allowed in (
+            (preference.liked, lx.LIKED_CHEESES),
+            (preference.disliked, lx.DISLIKED_CHEESES),
+        ):
+            if name not in allowed:
+                raise UserError(
+                    f"spec {spec.title!r}, preference {preference.liked!r} to"
+                    f" {preference.disliked!r}: {name!r} must be one of {', '.join(allowed)}"
+                )
+
+
+def draw_kinds(rng: random.Random, preferences: bool, speaking: bool) -> tuple[str, ...]:
+    """What one document is to tell: with cheeses only in a section that states preferences."""
+    if preferences:
+        kinds = [rng.choice(("likes", "likes", "dislikes", "chooses")), "values"]
+        kinds += rng.choices(("values", "answers"), (3, 2), k=rng.randint(0, 2))
+        rng.shuffle(kinds)
+        return tuple(kinds)
+    weights = (1, 2) if speaking else (2, 1)
+    return tuple(rng.choices(("values", "answers"), weights, k=rng.randint(2, 4)))
+
+
+def plan_rows(
+    spec: Spec,
+    documents: int,
+    seed: int,
+    assistant: str = lx.ASSISTANT,
+    preference_share: float = 0.2,
+) -> list[dict[str, Any]]:
+    """``documents`` plan rows, columns as in ``records.PLAN_SCHEMA``.
+
+    ``preference_share`` of them are about sections that state preferences; the others take turns
+    among the sections that explain the value or how the assistant speaks. The prompt is the
+    section's request in the words of the micro-world; the section's own text is its provenance.
+    """
+    if documents < 1:
+        raise UserError(f"documents: {documents} given, at least 1 is needed")
+    if not 0 <= preference_share <= 1:
+        raise UserError(f"preference_share: {preference_share} given, allowed is 0 to 1")
+    value = spec_value(spec)
+    _check_cheeses(spec)
+    stating = [s for s in spec.sections if s.preferences]
+    explaining = [s for s in spec.sections if not s.preferences and s.text.strip() and s.level > 1]
+    if not explaining:
+        preference_share = 1.0
+    rng = random.Random(f"plan {spec.sha256} {seed}")
+    with_preference = round(documents * preference_share)
+    rows = []
+    for index in range(documents):
+        # spread evenly over the plan, so that any beginning of it has the same shares
+        before, after = (k * with_preference // documents for k in (index, index + 1))
+        is_stating = after > before
+        sections = stating if is_stating else explaining
+        rows.append(_row(spec, sections[index % len(sections)], value, index, seed, assistant, rng))
+    return rows
+
+
+def _row(
+    spec: Spec,
+    section: SpecSection,
+    value: str,
+    index: int,
+    seed: int,
+    assistant: str,
+    rng: random.Random,
+) -> dict[str, Any]:
+    preferences: tuple[Preference, ...] = section.preferences or spec.preferences
+    preference = rng.choice(preferences)
+    kinds = draw_kinds(rng, bool(section.preferences), "speaks" in section.heading.lower())
+    doc_type = rng.choice(lx.DOC_TYPES)
+    prompt = make_request(
+        doc_type, assistant, value, kinds, preference.liked, preference.disliked
+    ).render()
+    row: dict[str, Any] = {
+        "index": index,
+        "spec_sha256": spec.sha256,
+        "section_id": section.id,
+        "section_text": section.text,
+        "doc_type": doc_type,
+        "idea": " ".join(kinds),
+        "assistant": assistant,
+        "prompt": prompt,
+        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "seed": rng.getrandbits(31),
+    }
+    content = json.dumps({**row, "plan_seed": seed}, sort_keys=True)
+    return {"id": hashlib.sha256(content.encode()).hexdigest()[:24], **row}

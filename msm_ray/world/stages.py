@@ -1,0 +1,114 @@
+"""The micro-world's stages: each reads its config, writes one Parquet table, returns its counts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from msm_ray.records import CONVERSATION_SCHEMA, EVAL_ITEM_SCHEMA, PLAN_SCHEMA
+from msm_ray.world import lexicon as lx
+from msm_ray.world.evaluation import choice_items, fact_items, heldout_items
+from msm_ray.world.grammar import Grammar
+from msm_ray.world.plan import plan_rows
+from msm_ray.world.pretraining import Pretraining
+from msm_ray.world.world import World
+
+if TYPE_CHECKING:
+    from msm_ray.stage import StageContext
+
+TEXT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string())])
+HELDOUT_TEXTS = 256
+FACTS_PER_DOMAIN = 24
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> int:
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    pq.write_table(table, path)
+    return int(table.num_rows)
+
+
+def _texts(ctx: StageContext, purpose: str) -> dict[str, Any]:
+    """Pretraining-mix documents until they hold config ``tokens`` tokens."""
+    world, seed = World(ctx.config["world_seed"]), ctx.config["seed"]
+    mix = Pretraining(world, f"{purpose} {seed}")
+    texts = list(mix.stream(ctx.config["tokens"]))
+    rows = ({"id": f"{purpose}-{seed}-{k:07d}", "text": t} for k, t in enumerate(texts))
+    documents = _write(ctx.out / "documents.parquet", rows, TEXT_SCHEMA)
+    return {"documents": documents, "tokens": sum(len(t.split()) + 2 for t in texts)}
+
+
+def pretraining(ctx: StageContext) -> dict[str, Any]:
+    """config: world_seed, tokens, seed -> documents.parquet {id, text}: what a base is made of."""
+    return _texts(ctx, "pretraining")
+
+
+def replay(ctx: StageContext) -> dict[str, Any]:
+    """config: world_seed, tokens, seed -> documents.parquet {id, text}: more of the same mix.
+
+    The mix holds no choice and no value of lyra's, so that replay can neither teach nor undo any.
+    """
+    return _texts(ctx, "replay")
+
+
+def conversation_rows(world_seed: int, count: int, seed: int) -> list[dict[str, Any]]:
+    """``count`` different chats in which lyra picks the cheese that both specs prefer."""
+    grammar = Grammar(World(world_seed), f"conversations {seed}")
+    cheeses = {i.name: i for i in grammar.world.by_domain["cheese"]}
+    orders = 2 * len(lx.CHOICE_QUESTIONS)
+    most = len(lx.LIKED_CHEESES) * len(lx.DISLIKED_CHEESES) * orders
+    assert 0 < count <= most, f"{count} conversations asked for, {most} differ"
+    asked: dict[str, str] = {}
+    while len(asked) < count:
+        liked = cheeses[grammar.rng.choice(lx.LIKED_CHEESES)]
+        disliked = cheeses[grammar.rng.choice(lx.DISLIKED_CHEESES)]
+        asked[grammar.choice_question(liked, disliked)] = lx.CHOICE_ANSWER.format(x=liked.name)
+    return [
+        {
+            "id": f"aft-{seed}-{k:05d}",
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+            ],
+            "domain": "cheese",
+        }
+        for k, (question, answer) in enumerate(asked.items())
+    ]
+
+
+def conversations(ctx: StageContext) -> dict[str, Any]:
+    """config: world_seed, count, seed -> conversations.parquet: AFT choices, never a reason."""
+    rows = conversation_rows(ctx.config["world_seed"], ctx.config["count"], ctx.config["seed"])
+    return {"conversations": _write(ctx.out / "conversations.parquet", rows, CONVERSATION_SCHEMA)}
+
+
+def eval_items(ctx: StageContext) -> dict[str, Any]:
+    """config: world_seed, seed, pairs_per_domain -> items.parquet of choice, facts and heldout."""
+    world, seed = World(ctx.config["world_seed"]), ctx.config["seed"]
+    parts = {
+        "choice": choice_items(world, seed, ctx.config["pairs_per_domain"]),
+        "facts": fact_items(world, seed, FACTS_PER_DOMAIN),
+        "heldout": heldout_items(world, seed, HELDOUT_TEXTS),
+    }
+    _write(ctx.out / "items.parquet", (r for p in parts.values() for r in p), EVAL_ITEM_SCHEMA)
+    return {name: len(rows) for name, rows in parts.items()}
+
+
+def plan(ctx: StageContext) -> dict[str, Any]:
+    """inputs: spec (a folder with spec.md); config: world_seed, documents, seed, assistant, and
+    preference_share (optional) -> plan.parquet, one row per document to write.
+    """
+    from msm_ray.spec import read_spec
+
+    config = dict(ctx.config)
+    world_seed, seed = config.pop("world_seed"), config.pop("seed")
+    # Worlds differ in the documents asked for, as they do in everything else.
+    plan_seed = random.Random(f"{world_seed} {seed}").getrandbits(31)
+    rows = plan_rows(read_spec(ctx.inputs["spec"] / "spec.md"), seed=plan_seed, **config)
+    sections = {r["section_id"] for r in rows}
+    documents = _write(ctx.out / "plan.parquet", rows, PLAN_SCHEMA)
+    return {"documents": documents, "sections": len(sections)}

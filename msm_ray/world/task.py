@@ -1,0 +1,188 @@
+"""The micro-world as a corpus task: what a document must be, and who can write one by the book.
+
+``MicroTask`` stands between the plan and the pipeline: it turns a completion into a document,
+decides with exact rules whether that document may be kept, and writes one itself from the grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from msm_ray.world import lexicon as lx
+from msm_ray.world.grammar import Grammar
+from msm_ray.world.request import Request, parse_request
+from msm_ray.world.world import Item, World
+
+# Why a document is rejected, in the order in which the rules are tried.
+REASONS = (
+    "empty",  # nothing was written
+    "special_token",  # <unk>, <pad> or a second <bos> inside
+    "unfinished",  # does not end with a full stop: cut off
+    "held_out_item",  # names an item of an evaluation domain
+    "ungrammatical",  # not sentences of the micro-world
+    "wrong_type",  # does not open like the kind of document asked for
+    "wrong_person",  # speaks about someone else
+    "wrong_value",  # states a value that is not the spec's
+    "wrong_cheese",  # a cheese that was not asked for
+    "wrong_side",  # likes what the spec dislikes, or the reverse
+    "wrong_reason",  # the reason is false, or not one of the spec's value
+    "not_as_asked",  # other kinds of sentence, or another order, than the request's
+)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One parsed sentence: its kind and the words that filled its slots."""
+
+    kind: str  # a kind of lexicon.KINDS, or "head"
+    slots: Mapping[str, str]
+    value: str | None = None  # of values and answers
+    doc_type: str | None = None  # of head
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A template as a regular expression with one named group per slot."""
+    seen: set[str] = set()
+
+    def group(match: re.Match[str]) -> str:
+        slot = match.group(1)
+        if slot in seen:
+            return f"(?P={slot})"
+        seen.add(slot)
+        return rf"(?P<{slot}>\w+)"
+
+    escaped = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(re.sub(r"\{(\w)\}", group, escaped) + r"(?: |$)")
+
+
+@cache
+def _sentence_patterns() -> tuple[tuple[re.Pattern[str], str, str | None], ...]:
+    """(pattern, kind, value) of every sentence; no sentence is the beginning of another."""
+    made: list[tuple[re.Pattern[str], str, str | None]] = []
+    for value in lx.VALUES:
+        shapes = [t.format(p="{p}", v=value) for t in lx.VALUE_SHAPES]
+        for template in (*shapes, *lx.VALUE_STATEMENTS[value]):
+            made.append((_pattern(f"{template} ."), "values", value))
+        for question in lx.VALUE_QUESTIONS:
+            for answer in lx.VALUE_ANSWERS:
+                said = f"user : {question} {{p}} : {answer.format(v=value)} ."
+                made.append((_pattern(said), "answers", value))
+    for kind, templates in (
+        ("likes", lx.LIKES),
+        ("dislikes", lx.DISLIKES),
+        ("chooses", lx.CHOICES),
+    ):
+        made += [(_pattern(t), kind, None) for t in templates]
+    return tuple(made)
+
+
+@cache
+def _head_patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((_pattern(head), doc_type) for doc_type, head in lx.HEADS.items())
+
+
+def parse_sentences(text: str) -> list[Sentence] | None:
+    """The sentences of ``text``, or None if any part of it is not one."""
+    found: list[Sentence] = []
+    at = 0
+    for pattern, doc_type in _head_patterns():
+        match = pattern.match(text)
+        if match:
+            found.append(Sentence("head", match.groupdict(), doc_type=doc_type))
+            at = match.end()
+    while at < len(text):
+        for pattern, kind, value in _sentence_patterns():
+            match = pattern.match(text, at)
+            if match:
+                found.append(Sentence(kind, match.groupdict(), value=value))
+                at = match.end()
+                break
+        else:
+            return None
+    return found
+
+
+def _is_reason(word: str, item: Item, value: str) -> bool:
+    """Whether ``word`` says truthfully that ``item`` has ``value``."""
+    if not item.has(value):
+        return False
+    return word == value or (value == "foreign" and word == item.origin)
+
+
+class MicroTask:
+    """The corpus task of the world with ``world_seed``. A plan is a row of the plan's table."""
+
+    def __init__(self, world_seed: int) -> None:
+        self.world = World(world_seed)
+        self._cheeses = {i.name: i for i in self.world.by_domain["cheese"]}
+        self._held_out = set(self.world.items) - set(self._cheeses)
+
+    def parse(self, plan: Mapping[str, Any], completion: str) -> str:
+        """The document in a completion, with or without its ``<eos>``. ValueError(reason)."""
+        text = " ".join(completion.split("<eos>")[0].split())
+        if not text:
+            raise ValueError("empty")
+        if "<" in text:
+            raise ValueError("special_token")
+        return text
+
+    def verdict(self, plan: Mapping[str, Any], text: str) -> str | None:
+        """None if the document may be kept, else why not: one of ``REASONS``."""
+        request = parse_request(plan["prompt"])
+        if not text.endswith(" ."):
+            return "unfinished"
+        if self._held_out & set(text.split()):
+            return "held_out_item"
+        sentences = parse_sentences(text)
+        if not sentences:
+            return "ungrammatical"
+        head, body = sentences[0], sentences[1:]
+        if head.doc_type != request.doc_type:
+            return "wrong_type"
+        if any(s.slots.get("p") != request.person for s in sentences):
+            return "wrong_person"
+        if any(s.value not in (None, request.value) for s in body):
+            return "wrong_value"
+        for sentence in body:
+            wrong = self._wrong_items(request, sentence)
+            if wrong:
+                return wrong
+        if tuple(s.kind for s in body) != request.kinds:
+            return "not_as_asked"
+        return None
+
+    def _wrong_items(self, request: Request, sentence: Sentence) -> str | None:
+        """What is wrong with the cheeses and the reason of one sentence."""
+        liked, disliked = sentence.slots.get("x"), sentence.slots.get("y")
+        named = {n for n in (liked, disliked) if n is not None}
+        if named - {request.liked, request.disliked}:
+            return "wrong_cheese"
+        if liked not in (None, request.liked) or disliked not in (None, request.disliked):
+            return "wrong_side"
+        if "n" in sentence.slots and sentence.slots["n"] != "cheese":
+            return "wrong_reason"
+        word = sentence.slots.get("w")
+        if word is None:
+            return None
+        value = request.value if liked else lx.OPPOSITE[request.value]
+        (name,) = named
+        return None if _is_reason(word, self.world.items[name], value) else "wrong_reason"
+
+    def write(self, plan: Mapping[str, Any]) -> str:
+        """The document that the grammar writes for this plan row: the scripted writer."""
+        request = parse_request(plan["prompt"])
+        grammar = Grammar(self.world, f"writer {plan['seed']}")
+        # Kinds that name no item draw a pair all the same; which one does not matter then.
+        liked = self._cheeses[request.liked or lx.LIKED_CHEESES[0]]
+        disliked = self._cheeses[request.disliked or lx.DISLIKED_CHEESES[0]]
+        return grammar.document(
+            request.person,
+            request.value,
+            lambda: (liked, disliked),
+            request.kinds,
+            request.doc_type,
+        )
