@@ -106,7 +106,7 @@ def _parameters(folder: Path) -> int:
 
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="np") as tensors:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 count = 1
                 for size in tensors.get_slice(name).get_shape():
