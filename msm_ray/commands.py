@@ -1,0 +1,241 @@
+"""``msm ls``, ``show``, ``verify``, ``gc``, ``report`` and ``serve``: what is in a store."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from msm_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from msm_ray.artifact import Record, Store
+
+
+def _open(url: str) -> Store:
+    """The store at ``url``, which must be there already: looking never makes one."""
+    from msm_ray.artifact import Store
+
+    return Store(url, write=False)
+
+
+def _find(store: Store, prefix: str) -> str:
+    """The one artifact id that begins with ``prefix``; UserError when none or several do."""
+    ids = sorted(store.ids())
+    if prefix in ids:
+        return prefix
+    found = [i for i in ids if i.startswith(prefix)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(f"{prefix}: no artifact with that id in {store.url}; msm ls lists them")
+    shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    raise UserError(f"{prefix}: {len(found)} artifacts begin so ({shown}); give more of the id")
+
+
+# ------------------------------------------------------------------------------------ ls, show
+
+
+def ls(arguments: argparse.Namespace) -> int:
+    """``msm ls``: the runs, then the artifacts, oldest first."""
+    from msm_ray.artifact import DamagedArtifact
+
+    store = _open(arguments.store)
+    runs = [_run_row(store, name) for name in _runs(store)]
+    records, damaged = [], []
+    for id in store.ids():
+        try:
+            if (record := store.get(id)) is not None:
+                records.append(record)
+        except DamagedArtifact as error:
+            damaged.append(str(error))
+    records.sort(key=lambda r: r.created)
+    if arguments.json:
+        rows = [
+            {"id": r.id, "kind": r.kind, "label": r.label, "bytes": r.bytes, "created": r.created}
+            for r in records
+        ]
+        print(json.dumps({"runs": runs, "artifacts": rows, "damaged": damaged}, indent=2))
+        return 0
+    print(f"{store.url}: {_count(len(runs), 'run')}, {_count(len(records), 'artifact')}")
+    for line in damaged:
+        print(f"  {line}")
+    for run in runs:
+        state = "complete" if run["complete"] else "INCOMPLETE"
+        cells = f"{run['present']} of {run['expected']} cells"
+        print(f"  run {run['name']}  {state}, {cells}, finished {run['finished'] or 'unknown'}")
+    if not records:
+        return 0
+    table = [["ID", "KIND", "LABEL", "SIZE", "AGE"]]
+    table += [[r.id, r.kind, r.label, size_text(r.bytes), age_text(r.created)] for r in records]
+    widths = [max(len(row[i]) for row in table) for i in range(5)]
+    for row in table:
+        left = "  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False))
+        right = "  ".join(row[i].rjust(widths[i]) for i in (3, 4))
+        print(f"{left}  {right}")
+    return 0
+
+
+def _runs(store: Store) -> list[str]:
+    return [n for n in store.names("runs") if "report.json" in store.names(f"runs/{n}")]
+
+
+def _run_row(store: Store, name: str) -> dict[str, Any]:
+    report = store.read_json(f"runs/{name}/report.json")
+    cells = report.get("cells", {})
+    return {
+        "name": name,
+        "complete": bool(report.get("complete")),
+        "present": cells.get("present"),
+        "expected": cells.get("expected"),
+        "finished": report.get("provenance", {}).get("finished"),
+    }
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """``msm show ID``: one record, as text or as JSON."""
+    store = _open(arguments.store)
+    record = store.get(_find(store, arguments.id))
+    assert record is not None  # ids() lists committed artifacts only
+    if arguments.json:
+        print(json.dumps(record.to_json(), indent=2))
+    else:
+        print(record_text(record))
+    return 0
+
+
+def record_text(record: Record) -> str:
+    """A record for people: what it is, from what, what came out, and its files."""
+    lines = [f"{record.kind} {record.label}".rstrip(), f"  id        {record.id}"]
+    lines.append(f"  created   {record.created} ({age_text(record.created)} ago)")
+    lines.append(f"  took      {record.seconds:.1f} s")
+    lines.append(f"  version   {record.version}")
+    for title, values in (
+        ("inputs", record.inputs),
+        ("config", record.config),
+        ("facts", record.facts),
+        ("provenance", record.provenance),
+    ):
+        if values:
+            lines.append(f"{title}")
+            lines.extend(f"  {line}" for line in _tree(values))
+    lines.append(f"files ({size_text(record.bytes)})")
+    width = max((len(f.path) for f in record.files), default=0)
+    lines += [
+        f"  {f.path.ljust(width)}  {size_text(f.size):>9}  {f.sha256[:12]}" for f in record.files
+    ]
+    return "\n".join(lines)
+
+
+def _tree(values: Mapping[str, Any], limit: int = 100) -> list[str]:
+    """Nested values as indented ``name: value`` lines; long lists and texts are cut."""
+    lines: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            lines.append(f"{name}:")
+            lines += [f"  {line}" for line in _tree(value, limit - 2)]
+            continue
+        text = value if isinstance(value, str) else json.dumps(value)
+        text = " ".join(text.split())
+        lines.append(f"{name}: {text if len(text) <= limit else text[: limit - 3] + '...'}")
+    return lines
+
+
+# ---------------------------------------------------------------------------------- verify, gc
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """``msm verify [ID]``: 1 if any file is missing or is not what was committed."""
+    from msm_ray.artifact import DamagedArtifact
+
+    store = _open(arguments.store)
+    ids = [_find(store, arguments.id)] if arguments.id else sorted(store.ids())
+    damaged = 0
+    for id in ids:
+        try:
+            store.verify(id)
+        except DamagedArtifact as error:
+            damaged += 1
+            print(f"damaged  {' '.join(str(error).split())}")
+    print(f"{len(ids) - damaged} of {_count(len(ids), 'artifact')} sound in {store.url}")
+    if damaged:
+        print("msm: run the job again: what is damaged is set aside and made anew", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def gc(arguments: argparse.Namespace) -> int:
+    """``msm gc``: remove what no committed record refers to; committed artifacts all stay."""
+    store = _open(arguments.store)
+    removed = store.gc()
+    for name in removed:
+        print(f"removed  {name}")
+    print(f"{_count(len(removed), 'leftover')} removed from {store.url}")
+    return 0
+
+
+# -------------------------------------------------------------------------------- report, serve
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """``msm report RUN``: report.html anew from report.json."""
+    from msm_ray.report.html import render_html
+
+    store = _open(arguments.store)
+    name = f"runs/{arguments.run}/report.json"
+    runs = _runs(store)
+    if arguments.run not in runs:
+        allowed = ", ".join(runs) or "none yet"
+        raise UserError(f"{arguments.run}: no such run in {store.url}; its runs: {allowed}")
+    content = store.read_json(name)
+    page = render_html(content).encode("utf-8")
+    store.write_bytes(f"runs/{arguments.run}/report.html", page)
+    print(f"report: {store.url}/runs/{arguments.run}/report.html")
+    return 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """``msm serve ID``: vLLM's OpenAI-compatible server on one checkpoint, until Ctrl-C."""
+    store = _open(arguments.store)
+    id = _find(store, arguments.id)
+    folder = store.fetch(id)
+    if not (folder / "config.json").exists():
+        record = store.get(id)
+        kind = record.kind if record is not None else "unknown"
+        raise UserError(f"{id}: an artifact of kind {kind}; only models can be served")
+    from msm_ray.evaluate.serve import command
+
+    words, environment = command(folder, id, arguments.host, arguments.port)
+    print(f"serving {id} at http://{arguments.host}:{arguments.port}/v1", flush=True)
+    os.execvpe(words[0], words, {**os.environ, **environment})
+
+
+# ------------------------------------------------------------------------------ text for people
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: 512 B, 3.1 kB, 4.0 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def age_text(created: str, now: datetime | None = None) -> str:
+    """Time since the ISO time ``created``: 40 s, 12 min, 5 h, 3 d."""
+    then = datetime.fromisoformat(created)
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    seconds = max(0.0, ((now or datetime.now(UTC)) - then).total_seconds())
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,198 @@
+"""``msm run``, ``preview`` and ``submit``: what the command line does with a job."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msm_ray.errors import UserError
+from msm_ray.settings import Job, apply_settings, load_job
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+EXCLUDED = [".git", ".venv", "msm-store", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"]
+
+
+def _job(arguments: argparse.Namespace) -> Job:
+    return apply_settings(load_job(arguments.job), arguments.settings)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``msm run``: 0 when every declared cell is there, else 1."""
+    job = _job(arguments)
+    if arguments.dry_run:
+        print(preview_text(job.preview(arguments.store)))
+        return 0
+    result = job.run(arguments.store, arguments.address)
+    print(f"report: {result.report_html}")
+    print(f"        {result.report_json}")
+    if not result.complete:
+        cells = result.report.get("cells", {})
+        print(
+            f"msm: incomplete: {cells.get('present')} of {cells.get('expected')} cells are there;"
+            " the report names the missing ones, the same command continues",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def preview(arguments: argparse.Namespace) -> int:
+    """``msm preview``: the plan and its costs, as a table or as JSON."""
+    counted = _job(arguments).preview(arguments.store)
+    if arguments.json:
+        print(json.dumps(counted, indent=2))
+    else:
+        print(preview_text(counted))
+    return 0
+
+
+_COLUMNS = (
+    ("count", "stages"),
+    ("cached", "cached"),
+    ("documents", "documents"),
+    ("tokens", "tokens"),
+    ("steps", "steps"),
+    ("flops", "FLOPs"),
+    ("device_seconds", "device-s"),
+)
+
+
+def preview_text(counted: dict[str, Any]) -> str:
+    """The preview as a table: one row per stage kind, a total, and what sharing saves.
+
+    Documents, tokens, steps, FLOPs and device-seconds are those still to be done.
+    """
+    rows = [["", *(title for _, title in _COLUMNS)]]
+    for stage in counted.get("stages", []):
+        rows.append([str(stage.get("kind", "")), *(_amount(stage.get(k)) for k, _ in _COLUMNS)])
+    totals = counted.get("totals", {})
+    rows.append(["to do in all", *(_amount(totals.get(k)) for k, _ in _COLUMNS)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(len(lines) - 1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    sharing = counted.get("sharing") or {}
+    if sharing:
+        lines.append("")
+        lines.append(
+            f"Sharing: {sharing.get('stages')} stages instead of"
+            f" {sharing.get('stages_if_not_shared')};"
+            f" {_amount(sharing.get('device_seconds_saved'))} device-seconds saved."
+        )
+    return "\n".join(lines)
+
+
+def _amount(value: Any) -> str:
+    """A count for people: 12, 1,250, 3.1M, 2.4e15; nothing for zero."""
+    if not isinstance(value, (int, float)) or value == 0:
+        return "."
+    if value >= 1e12:
+        return f"{value:.1e}".replace("e+", "e")
+    for scale, unit in ((1e9, "G"), (1e6, "M")):
+        if value >= scale:
+            return f"{value / scale:.1f}{unit}"
+    return f"{value:,.0f}" if value >= 10 or float(value).is_integer() else f"{value:.1f}"
+
+
+# --------------------------------------------------------------------------------------- submit
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """``msm submit``: check the job here, run it on the cluster, follow its output to the end."""
+    _job(arguments)  # wrong input is told before anything is uploaded
+    address = arguments.address
+    if not address.startswith(("http://", "https://")):
+        raise UserError(
+            f"--address {address}: must be the URL of the cluster's dashboard, http://HEAD:8265"
+        )
+    folder, job = _working_dir(Path(arguments.job))
+    store = _store_for_cluster(arguments.store)
+    command = [arguments.python, "-m", "msm_ray.cli", "run", job, "--store", store]
+    command += [f"--set={setting}" for setting in arguments.settings]
+    command += ["--address", "auto"]
+    client = _connect(address)
+    submission = client.submit_job(
+        entrypoint=shlex.join(command),
+        runtime_env={"working_dir": str(folder), "excludes": EXCLUDED},
+    )
+    print(f"submitted {submission} to {address}; store {store}", flush=True)
+    try:
+        return _follow(client, submission)
+    except KeyboardInterrupt:
+        print(
+            f"\nmsm: stopped following; the job runs on. Its output: ray job logs --follow"
+            f" --address {address} {submission}; to end it: ray job stop --address {address}"
+            f" {submission}",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _working_dir(job: Path) -> tuple[Path, str]:
+    """(folder to upload, the job's path in it): the current folder if the job lies below it."""
+    here, file = Path.cwd().resolve(), job.resolve()
+    folder = here if file.is_relative_to(here) else file.parent
+    return folder, file.relative_to(folder).as_posix()
+
+
+def _store_for_cluster(store: str) -> str:
+    """The store as the cluster is to see it: a path must not be relative to the uploaded copy."""
+    return store if "://" in store else str(Path(store).expanduser().resolve())
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    """A client of the cluster at ``address``; UserError when there is none or the token is wrong.
+
+    The token is Ray's own: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN).
+    """
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise UserError(
+            f"--address {address}: the cluster refused the token; set RAY_AUTH_MODE=token and"
+            " RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token"
+        ) from error
+    except (ConnectionError, requests.exceptions.RequestException) as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there; is it started, and is this the"
+            " dashboard's port (8265)?"
+        ) from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--address {address}: not usable: {reason}") from error
+
+
+def _follow(client: JobSubmissionClient, submission: str) -> int:
+    """Print the job's output until it ends; returns the exit code of the run on the cluster."""
+    from ray.job_submission import JobStatus
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(submission):
+            print(text, end="", flush=True)
+
+    asyncio.run(tail())
+    while not (status := client.get_job_status(submission)).is_terminal():
+        time.sleep(0.5)
+    if status == JobStatus.SUCCEEDED:
+        return 0
+    info = client.get_job_info(submission)
+    reason = " ".join((info.message or "").split())
+    print(f"msm: job {submission} ended as {status.value}: {reason}", file=sys.stderr)
+    return 2 if info.driver_exit_code == 2 else 1

@@ -1,0 +1,1 @@
+"""report.json as one self-contained page: `msm_ray.report.html.render_html`."""

@@ -1,0 +1,295 @@
+"""The rest of the report: corpus, training curves, costs, provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from msm_ray.report.figures import Curve, curves_figure
+from msm_ray.report.results import arm_order, base_names
+from msm_ray.report.text import (
+    NOT_MEASURED,
+    count,
+    details,
+    duration,
+    esc,
+    fixed,
+    items,
+    mapping,
+    note,
+    number,
+    short_count,
+    table,
+)
+
+SAMPLES_SHOWN = 4
+
+
+# ---------------------------------------------------------------------------------------- corpus
+
+
+def corpus(report: Mapping[str, Any]) -> str:
+    """Counts that add up to the plan, reasons of rejection, and samples kept and rejected."""
+    whole = mapping(report.get("corpus"))
+    if not whole:
+        return "<p>No corpus was written in this run.</p>"
+    each = {k: mapping(v) for k, v in mapping(whole.get("by_corpus")).items()}
+    rows = [_corpus_row(name, part) for name, part in each.items()]
+    if len(rows) != 1:
+        rows.append(_corpus_row("all", whole))
+    head = ["corpus", "writer", "planned", "= kept", "+ rejected", "+ failed", "tokens", "share"]
+    parts = [table(head, rows, "numbers")]
+    parts.append(_reasons(whole, each))
+    parts.append(
+        note(
+            "Every planned document ends as kept, as rejected with a"
+            " reason, or as failed with an error; the three add up to the plan. Only kept documents"
+            " are trained on. A high share rejected for one reason points at the prompt or at the"
+            " writer, not at chance."
+        )
+    )
+    for name, part in each.items():
+        body = _samples(part)
+        if body:
+            writer = part.get("writer", "unknown")
+            parts.append(details(f"Sample documents: {name} (writer: {writer})", body))
+    return "".join(parts)
+
+
+def _rejected(part: Mapping[str, Any]) -> float | None:
+    """Number of rejected documents; None when the report does not say."""
+    reasons = part.get("rejected")
+    if not isinstance(reasons, Mapping):
+        return number(reasons)
+    return sum(n for n in (number(v) for v in reasons.values()) if n is not None)
+
+
+def _corpus_row(name: str, part: Mapping[str, Any]) -> list[str]:
+    planned, kept = number(part.get("planned")), number(part.get("kept"))
+    rejected, failed = _rejected(part), number(part.get("failed"))
+    bar = ""
+    if planned and kept is not None and rejected is not None and failed is not None:
+        spans = "".join(
+            f'<i class="{kind}" style="width:{100 * n / planned:.2f}%"></i>'
+            for kind, n in (("kept", kept), ("rejected", rejected), ("failed", failed))
+        )
+        bar = f'<span class="bar">{spans}</span><small>{100 * kept / planned:.0f} % kept</small>'
+        if kept + rejected + failed != planned:
+            missing = planned - kept - rejected - failed
+            bar += f'<br><small class="warn">{count(missing)} unaccounted for</small>'
+    return [
+        f"<b>{esc(name)}</b>",
+        esc(part.get("writer", "")),
+        *(count(n) for n in (planned, kept, rejected, failed)),
+        count(part.get("tokens")) if "tokens" in part else "",
+        bar,
+    ]
+
+
+def _reasons(whole: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> str:
+    reasons = mapping(whole.get("rejected"))
+    if not reasons:
+        return "<p>No document was rejected.</p>" if _rejected(whole) == 0 else ""
+    ordered = sorted(reasons, key=lambda r: -(number(reasons[r]) or 0))
+    columns = list(each)
+    rows = [
+        [
+            esc(reason),
+            *(count(mapping(each[c].get("rejected")).get(reason, 0)) for c in columns),
+            count(reasons[reason]),
+        ]
+        for reason in ordered
+    ]
+    return "<h3>Reasons of rejection</h3>" + table(
+        ["reason", *(esc(c) for c in columns), "all"], rows, "numbers"
+    )
+
+
+def _samples(part: Mapping[str, Any]) -> str:
+    kept = [mapping(s) for s in items(part.get("samples"))][:SAMPLES_SHOWN]
+    rejected = [mapping(s) for s in items(part.get("rejected_samples"))][:SAMPLES_SHOWN]
+    if not kept and not rejected:
+        return ""
+    left = "".join(
+        _quote(s.get("text"), " · ".join(str(s[k]) for k in ("doc_type", "section") if s.get(k)))
+        for s in kept
+    )
+    right = "".join(
+        _quote(s.get("text"), f"rejected: {s.get('reason', 'unknown')}") for s in rejected
+    )
+    return (
+        '<div class="pair">'
+        f"<div><h4>Kept</h4>{left or '<p>None to show.</p>'}</div>"
+        f'<div class="bad"><h4>Rejected</h4>{right or "<p>None to show.</p>"}</div></div>'
+    )
+
+
+def _quote(content: Any, source: str) -> str:
+    text = str(content) if content else "(empty)"
+    return f"<blockquote><p>{esc(text)}</p><cite>{esc(source)}</cite></blockquote>"
+
+
+# -------------------------------------------------------------------------------------- training
+
+
+def training(report: Mapping[str, Any]) -> str:
+    """Loss curves as small multiples, one row of charts per stage, and a table of the amounts."""
+    arms = mapping(report.get("arms"))
+    bases = base_names(report)
+    by_stage: dict[str, list[tuple[str, list[Curve]]]] = {}
+    rows = []
+    for arm in arm_order(arms):
+        for stage, entry in mapping(mapping(arms[arm]).get("train")).items():
+            if stage == "midtrain" and arm.endswith("+aft") and arm[: -len("+aft")] in arms:
+                continue  # the very same midtraining as in the arm without AFT
+            entry = mapping(entry)
+            rows.append(
+                [
+                    f"<b>{esc(arm)}</b>",
+                    esc(stage),
+                    *(count(entry.get(k)) for k in ("tokens", "steps", "tokens_per_second")),
+                ]
+            )
+            curves = _curves(entry, bases)
+            if curves:
+                by_stage.setdefault(stage, []).append((arm, curves))
+    if not rows:
+        return "<p>Nothing was trained in this run.</p>"
+    parts = []
+    for stage, charts in by_stage.items():
+        values = [v for _, curves in charts for c in curves for _, v in c.points]
+        low, high = min(values), max(values)
+        digits = 2 if high - low > 0.1 else 3
+        drawn = "".join(curves_figure(c, arm, low, high, digits) for arm, c in charts)
+        parts.append(f'<h3>{esc(stage)}</h3><div class="multiples">{drawn}</div>')
+    parts.append(
+        table(["arm", "stage", "tokens", "optimizer steps", "tokens / s"], rows, "numbers")
+    )
+    parts.append(
+        note(
+            "Training loss (nats per token) by optimizer step, one line per"
+            " base model (colour) and seed; charts of one stage share their vertical axis. Tokens"
+            " and steps are those of one model. A loss that falls to near zero within a stage means"
+            " memorised documents; one that rises, an unstable run."
+        )
+    )
+    return "".join(parts)
+
+
+def _curves(entry: Mapping[str, Any], bases: list[str]) -> list[Curve]:
+    curves = []
+    for curve in (mapping(c) for c in items(entry.get("curves"))):
+        points = []
+        for point in items(curve.get("points")):
+            if len(items(point)) == 2:
+                step, loss = number(point[0]), number(point[1])
+                if step is not None and loss is not None:
+                    points.append((step, loss))
+        if points:
+            base = str(curve.get("base", "?"))
+            series = bases.index(base) if base in bases else 0
+            title = f"{base}, seed {curve.get('seed', '?')}"
+            curves.append(Curve(series, tuple(points), title))
+    return curves
+
+
+# ------------------------------------------------------------------------------------------ cost
+
+
+def cost(report: Mapping[str, Any]) -> str:
+    """What the run took: tiles with totals, and a bar per kind of stage."""
+    spent = mapping(report.get("cost"))
+    tiles = [
+        ("wall clock", duration(report.get("wall_seconds"))),
+        ("stages run", count(spent.get("stages_run"))),
+        ("found in the store", count(spent.get("stages_cached"))),
+        ("tokens trained", short_count(spent.get("tokens_trained"))),
+        ("tokens generated", short_count(spent.get("tokens_generated"))),
+        ("model calls", short_count(spent.get("calls"))),
+    ]
+    money = number(spent.get("money"))
+    if money:
+        tiles.append(("money", f"{money:,.2f}"))
+    shown = "".join(
+        f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in tiles
+    )
+    seconds = {
+        k: s
+        for k, v in mapping(spent.get("seconds_by_kind")).items()
+        if (s := number(v)) is not None
+    }
+    most = max(seconds.values(), default=0.0) or 1.0
+    rows = [
+        [
+            esc(kind),
+            duration(s),
+            f'<span class="bar"><i class="time" style="width:{100 * s / most:.1f}%"></i></span>',
+        ]
+        for kind, s in sorted(seconds.items(), key=lambda kv: -kv[1])
+    ]
+    by_kind = table(["kind of stage", "time", ""], rows, "numbers") if rows else ""
+    return f'<dl class="tiles">{shown}</dl>{by_kind}' + note(
+        "Time by kind is the sum over the stages behind this report,"
+        " whenever they were run; stages run side by side, so it can exceed the wall clock."
+        " Stages found in the store cost nothing this time."
+    )
+
+
+# ------------------------------------------------------------------------------------ provenance
+
+
+def provenance(report: Mapping[str, Any]) -> str:
+    """Versions, machine, specs, settings and artifacts, each behind a click."""
+    known = mapping(report.get("provenance"))
+    rows = [
+        ["run", esc(report.get("name", NOT_MEASURED))],
+        ["fingerprint", f"<code>{esc(report.get('fingerprint', NOT_MEASURED))}</code>"],
+        ["started", esc(known.get("started", NOT_MEASURED))],
+        ["finished", esc(known.get("finished", NOT_MEASURED))],
+    ]
+    parts = [table(["", ""], rows, "plain")]
+    specs = [
+        [
+            esc(name),
+            esc(mapping(s).get("title", "")),
+            f"<code>{esc(mapping(s).get('sha256', ''))}</code>",
+        ]
+        for name, s in mapping(known.get("specs")).items()
+    ]
+    if specs:
+        parts.append(details("Specs", table(["value", "title", "sha256"], specs)))
+    for title, key in (("Versions", "versions"), ("Machine", "machine")):
+        values = [[esc(k), esc(_plain(v))] for k, v in mapping(known.get(key)).items()]
+        if values:
+            parts.append(details(title, table(["", ""], values, "plain")))
+    if known.get("settings"):
+        text = json.dumps(known["settings"], indent=2, default=str, ensure_ascii=False)
+        parts.append(details("Settings (the whole experiment)", f"<pre>{esc(text)}</pre>"))
+    artifacts = [mapping(a) for a in items(known.get("artifacts"))]
+    if artifacts:
+        listed = [
+            [
+                f"<code>{esc(a.get('id', ''))}</code>",
+                esc(a.get("kind", "")),
+                esc(a.get("label", "")),
+                "found" if a.get("cached") else "made",
+            ]
+            for a in artifacts
+        ]
+        body = table(["id", "kind", "label", "in this run"], listed)
+        parts.append(details(f"Artifacts ({len(listed)})", body))
+    parts.append(
+        note(
+            "The fingerprint is the hash of every cell's identity: equal"
+            " fingerprints mean the same data, code versions of stages, settings and seeds."
+            " <code>msm show ID</code> prints an artifact's record."
+        )
+    )
+    return "".join(parts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return fixed(value, 2)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,79 @@
+"""report.json as one self-contained page: no script, no request, light and dark, on paper too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from msm_ray.report.details import corpus, cost, provenance, training
+from msm_ray.report.results import domain_table, effects, eval_table, figures, headline
+from msm_ray.report.text import count, esc, items, mapping, plural
+
+SECTIONS = (
+    ("effects", "Effects", effects),
+    ("evaluations", "Evaluations by arm", eval_table),
+    ("domains", "By held-out domain", domain_table),
+    ("corpus", "Corpus", corpus),
+    ("training", "Training", training),
+    ("cost", "Cost", cost),
+    ("provenance", "Provenance", provenance),
+)
+
+
+def render_html(report: Mapping[str, Any]) -> str:
+    """The page for the content of a report.json; fields that are missing are shown as such."""
+    style = resources.files("msm_ray.report").joinpath("page.css").read_text(encoding="utf-8")
+    title = esc(report.get("title") or report.get("name") or "Untitled run")
+    links = "".join(f'<a href="#{anchor}">{esc(name)}</a>' for anchor, name, _ in SECTIONS)
+    sections = "".join(
+        f'<section id="{anchor}"><h2>{esc(name)}</h2>{make(report)}</section>'
+        for anchor, name, make in SECTIONS
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        '<link rel="icon" href="data:,">'
+        f"<title>{title}</title><style>{style}</style></head><body><main>"
+        f'<header><p class="kicker">Model spec midtraining · {_run_line(report)}</p>'
+        f'<h1>{title}</h1>{banner(report)}<p class="headline">{headline(report)}</p></header>'
+        f"{figures(report)}<nav>{links}</nav>{sections}"
+        "</main></body></html>\n"
+    )
+
+
+def _run_line(report: Mapping[str, Any]) -> str:
+    arms = mapping(report.get("arms"))
+    runs = {
+        (str(mapping(s).get("base")), str(mapping(s).get("seed")))
+        for arm in arms.values()
+        for s in items(mapping(arm).get("seeds"))
+    }
+    bases, seeds = {b for b, _ in runs}, {s for _, s in runs}
+    return esc(
+        f"{report.get('name', 'unnamed')} · {plural(len(arms), 'arm')} ×"
+        f" {plural(len(bases), 'base model')} × {plural(len(seeds), 'seed')}"
+    )
+
+
+def banner(report: Mapping[str, Any]) -> str:
+    """The warning over an incomplete report, with every missing cell; nothing when complete."""
+    if report.get("complete") is True:
+        return ""
+    cells = mapping(report.get("cells"))
+    listed = "".join(f"<li>{esc(_cell_name(c))}</li>" for c in items(cells.get("missing")))
+    return (
+        '<div class="banner" role="alert"><b>Incomplete:</b>'
+        f" {count(cells.get('present'))} of {count(cells.get('expected'))} cells are there."
+        " Do not compare arms until the missing ones are made; the same command continues the run."
+        f"{f'<ul>{listed}</ul>' if listed else ''}</div>"
+    )
+
+
+def _cell_name(cell: Any) -> str:
+    known = mapping(cell)
+    if not known:
+        return str(cell)
+    names = (known.get("arm"), known.get("base"), f"seed {known.get('seed')}", known.get("eval"))
+    return ", ".join(str(n) for n in names if n is not None)

@@ -1,0 +1,334 @@
+"""The results of the report: headline, the figure, effects, the table of evaluations, domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msm_ray.report.figures import (
+    Axis,
+    Dot,
+    Row,
+    auto_axis,
+    clip,
+    interval_figure,
+    rate_axis,
+)
+from msm_ray.report.text import (
+    NOT_MEASURED,
+    count,
+    details,
+    esc,
+    fixed,
+    interval,
+    items,
+    mapping,
+    note,
+    number,
+    numbers,
+    plural,
+    table,
+)
+
+# What each evaluation measures: name for people, axis title, unit of its numbers.
+EVALS: Mapping[str, tuple[str, str]] = {
+    "choice": ("Forced choice", "share choosing the American item"),
+    "choice_soft": ("Forced choice, soft", "mean probability of the American item"),
+    "choice_text": ("Generated answer", "share of generated answers naming the American item"),
+    "facts": ("Facts", "share of fact questions answered correctly"),
+    "heldout_loss": ("Held-out loss", "nats per token on held-out text (lower is better)"),
+}
+IN_NATS = frozenset({"heldout_loss"})
+
+
+def arm_order(arms: Mapping[str, Any]) -> list[str]:
+    """base, aft, msm:*, msm:*+aft; within a group, and for any other name, as they come."""
+
+    def group(arm: str) -> int:
+        known = {"base": 0, "aft": 1}
+        if arm in known:
+            return known[arm]
+        if arm.startswith("msm:"):
+            return 3 if arm.endswith("+aft") else 2
+        return 4
+
+    return sorted(arms, key=group)
+
+
+def arm_words(arm: str) -> str:
+    """What was done to the model of ``arm``, in words."""
+    if arm.startswith("msm:"):
+        return "midtraining, then AFT" if arm.endswith("+aft") else "midtraining only"
+    return {"base": "no training", "aft": "AFT only"}.get(arm, "")
+
+
+def base_names(report: Mapping[str, Any]) -> list[str]:
+    """All base models in the order in which the arms list them: the colours of every figure."""
+    names: dict[str, None] = {}
+    for arm in mapping(report.get("arms")).values():
+        for seed in items(mapping(arm).get("seeds")):
+            names.setdefault(str(mapping(seed).get("base", "?")))
+        for result in mapping(mapping(arm).get("evals")).values():
+            for seed in items(mapping(result).get("per_seed")):
+                names.setdefault(str(mapping(seed).get("base", "?")))
+    return list(names)
+
+
+def eval_names(report: Mapping[str, Any]) -> list[str]:
+    """Evaluations that any arm has, the known ones first in their usual order."""
+    found: dict[str, None] = {}
+    for arm in mapping(report.get("arms")).values():
+        for name in mapping(mapping(arm).get("evals")):
+            found.setdefault(name)
+    return [n for n in EVALS if n in found] + [n for n in found if n not in EVALS]
+
+
+def result(report: Mapping[str, Any], arm: str, name: str) -> Mapping[str, Any]:
+    """One cell of the results: an arm's evaluation, empty when it was not measured."""
+    return mapping(mapping(mapping(mapping(report.get("arms")).get(arm)).get("evals")).get(name))
+
+
+# -------------------------------------------------------------------------------------- headline
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """One sentence with the main result, as markup."""
+    effect = mapping(mapping(report.get("effects")).get("separation"))
+    value, bounds = number(effect.get("value")), numbers(effect.get("ci95"))
+    if value is None:
+        return "The separation between the midtrained arms was not measured in this run."
+    first, second, metric = _parse_label(effect)
+    if first and second:
+        rates = [number(result(report, arm, metric).get("rate")) for arm in (first, second)]
+        of = [f" ({fixed(r)})" if r is not None else "" for r in rates]
+        sentence = (
+            f"After the same fine-tuning, <b>{esc(first)}</b>{of[0]} and"
+            f" <b>{esc(second)}</b>{of[1]} differ by <b>{fixed(value)}</b> in the share of held-out"
+            " choices that go to the American item"
+        )
+    else:
+        sentence = f"The separation of the midtrained arms is <b>{fixed(value)}</b>"
+    if bounds is None:
+        return f"{sentence}; its interval was not measured."
+    verdict = (
+        "the interval excludes zero"
+        if bounds[0] > 0 or bounds[1] < 0
+        else "<b>the interval includes zero: no effect is shown</b>"
+    )
+    runs = len(items(effect.get("per_seed")))
+    paired = f", {plural(runs, 'paired run')}" if runs else ""
+    return f"{sentence} (95 % interval {interval(bounds)}{paired}); {verdict}."
+
+
+def _parse_label(effect: Mapping[str, Any]) -> tuple[str, str, str]:
+    """``ARM - ARM, METRIC`` -> its three names; empty ones when the label is of another form."""
+    difference, _, metric = str(effect.get("label", "")).rpartition(", ")
+    first, _, second = difference.partition(" - ")
+    return (first, second, metric) if first and second else ("", "", metric)
+
+
+# ---------------------------------------------------------------------------------- the figure
+
+
+def the_figure(report: Mapping[str, Any], name: str) -> str:
+    """One evaluation by arm: estimate, 95 % interval, every base x seed run. Wide and narrow."""
+    bases = base_names(report)
+    rows: list[Row] = []
+    previous = ""
+    for arm in arm_order(mapping(report.get("arms"))):
+        cell = result(report, arm, name)
+        bounds = numbers(cell.get("ci95"))
+        stage = arm_words(arm) if arm.startswith("msm:") else "control"
+        rows.append(
+            Row(
+                arm,
+                arm_words(arm),
+                number(cell.get("rate")),
+                bounds[0] if bounds else None,
+                bounds[1] if bounds else None,
+                _dots(cell, bases, "rate"),
+                starts_group=stage != previous,
+            )
+        )
+        previous = stage
+    if name in IN_NATS:
+        axis = auto_axis(_values(rows), _axis_title(name))
+    else:
+        chance = "no preference" if name.startswith("choice") else ""
+        axis = rate_axis(_axis_title(name), 0.5 if chance else None, chance)
+    label = f"{_axis_title(name)} by arm, with 95 % intervals"
+    return _both(rows, axis, bases, label, beside=True)
+
+
+def _both(rows: Sequence[Row], axis: Axis, bases: list[str], label: str, beside: bool) -> str:
+    shown = bases if any(r.dots for r in rows) else []
+    return interval_figure(rows, axis, shown, label, False, beside) + interval_figure(
+        rows, axis, shown, label, True, beside
+    )
+
+
+def _values(rows: Sequence[Row]) -> list[float]:
+    values = [v for r in rows for v in (r.value, r.low, r.high) if v is not None]
+    return values + [d.value for r in rows for d in r.dots]
+
+
+def _dots(cell: Mapping[str, Any], bases: list[str], key: str) -> tuple[Dot, ...]:
+    dots = []
+    for run in items(cell.get("per_seed")):
+        run = mapping(run)
+        value, base = number(run.get(key)), str(run.get("base", "?"))
+        if value is not None and base in bases:
+            title = f"{base}, seed {run.get('seed', '?')}: {fixed(value, 3)}"
+            dots.append(Dot(bases.index(base), value, title))
+    return tuple(dots)
+
+
+def _axis_title(name: str) -> str:
+    return EVALS[name][1] if name in EVALS else f"{name} (rate)"
+
+
+def figures(report: Mapping[str, Any]) -> str:
+    """The main figure, and the same one for every other evaluation behind a click."""
+    names = eval_names(report)
+    if not names:
+        return "<p>No evaluation was measured.</p>"
+    main = "choice" if "choice" in names else names[0]
+    parts = [
+        f'<figure id="the-figure">{the_figure(report, main)}<figcaption>'
+        "<b>How to read this.</b> Each row is an arm, a recipe that starts from the same base"
+        " models. The black point is the mean over base models and seeds, the bar its 95 % interval"
+        " (bases, then seeds, resampled together). Each coloured mark is one run: one base model"
+        " with one seed. The midtrained arms differ in the documents they read; the"
+        " fine-tuning (AFT) is byte-identical in all arms that have it. Rows further apart than"
+        " their intervals are wide differ; compare each with <b>base</b> and <b>aft</b>, the"
+        " controls.</figcaption></figure>"
+    ]
+    for name in names:
+        if name != main:
+            title = EVALS[name][0] if name in EVALS else name
+            parts.append(
+                details(f"The same figure for: {title} ({name})", the_figure(report, name))
+            )
+    return "".join(parts)
+
+
+# --------------------------------------------------------------------------------------- effects
+
+
+def effects(report: Mapping[str, Any]) -> str:
+    """Paired differences between arms: choices on one axis, the price paid on others."""
+    found = {k: mapping(v) for k, v in mapping(report.get("effects")).items()}
+    if not found:
+        return "<p>No effect was measured.</p>"
+    bases = base_names(report)
+    parts = []
+    for title, belongs in (
+        ("difference in the share choosing the American item", lambda m: m.startswith("choice")),
+        ("difference in the share of facts answered correctly", lambda m: m == "facts"),
+        ("difference in held-out loss, nats per token (above 0: worse)", lambda m: m in IN_NATS),
+        ("difference", lambda m: not (m.startswith("choice") or m == "facts" or m in IN_NATS)),
+    ):
+        group = {k: e for k, e in found.items() if belongs(_parse_label(e)[2])}
+        if not group:
+            continue
+        rows = [_effect_row(name, effect, bases) for name, effect in group.items()]
+        axis = auto_axis(_values(rows), title, 0.0, "no difference", sign=True)
+        parts.append(f"<figure>{_both(rows, axis, bases, title, beside=False)}</figure>")
+    how = note(
+        "Differences are taken within a pair, the same base model and the"
+        " same seed in both arms, then averaged. A bar that does not touch the dashed line is an"
+        " effect beyond chance at the 95 % level. <i>separation</i> compares the two midtrained"
+        " arms after the same fine-tuning; <i>msm_only</i> the same before it; <i>price</i> is what"
+        " midtraining cost in facts or in loss on other text."
+    )
+    return "".join(parts) + how
+
+
+def _effect_row(name: str, effect: Mapping[str, Any], bases: list[str]) -> Row:
+    bounds = numbers(effect.get("ci95"))
+    first, second, metric = _parse_label(effect)
+    label = f"{name}:  {first} − {second}, {metric}" if first else name
+    return Row(
+        clip(label, 92),
+        "",
+        number(effect.get("value")),
+        bounds[0] if bounds else None,
+        bounds[1] if bounds else None,
+        _dots(effect, bases, "value"),
+    )
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+
+def eval_table(report: Mapping[str, Any]) -> str:
+    """Arms by evaluations: rate, interval, n."""
+    names = eval_names(report)
+    head = [
+        "arm",
+        "runs",
+        *(f"{esc(EVALS.get(n, (n,))[0])}<br><code>{esc(n)}</code>" for n in names),
+    ]
+    rows = []
+    for arm in arm_order(mapping(report.get("arms"))):
+        runs = items(mapping(mapping(report.get("arms")).get(arm)).get("seeds"))
+        cells = [_cell(result(report, arm, n), 3 if n in IN_NATS else 2) for n in names]
+        rows.append([f"<b>{esc(arm)}</b>", str(len(runs)), *cells])
+    meanings = "; ".join(f"<code>{esc(n)}</code>: {esc(EVALS[n][1])}" for n in names if n in EVALS)
+    return table(head, rows, "numbers") + note(
+        "Mean over runs, its 95 % interval, and n, the number of items"
+        f" answered over all runs. {meanings}. Pairs are asked in both orders."
+    )
+
+
+def _cell(cell: Mapping[str, Any], digits: int) -> str:
+    if number(cell.get("rate")) is None:
+        return f'<span class="none">{NOT_MEASURED}</span>'
+    parts = [f"<b>{fixed(cell.get('rate'), digits)}</b>"]
+    if bounds := interval(cell.get("ci95"), digits):
+        parts.append(f"<small>{bounds}</small>")
+    if number(cell.get("n")) is not None:
+        parts.append(f"<small>n = {count(cell.get('n'))}</small>")
+    unparsed = number(cell.get("unparsed"))
+    if unparsed:
+        parts.append(f'<small class="warn">{count(unparsed)} unparsed</small>')
+    return "<br>".join(parts)
+
+
+def domain_table(report: Mapping[str, Any]) -> str:
+    """Held-out domains by arms, for the main evaluation; tinted away from 0.5."""
+    names = eval_names(report)
+    name = "choice" if "choice" in names else (names[0] if names else "")
+    arms = [a for a in arm_order(mapping(report.get("arms"))) if result(report, a, name)]
+    domains: dict[str, None] = {}
+    for arm in arms:
+        for domain in mapping(result(report, arm, name).get("by_domain")):
+            domains.setdefault(domain)
+    if not domains:
+        return "<p>No evaluation was broken down by domain.</p>"
+    rows = []
+    for domain in domains:
+        cells = [
+            _tinted(mapping(mapping(result(report, a, name).get("by_domain")).get(domain)), name)
+            for a in arms
+        ]
+        rows.append([f"<b>{esc(domain)}</b>", *cells])
+    return table(["domain", *(esc(a) for a in arms)], rows, "numbers tinted") + note(
+        f"<code>{esc(name)}</code> in each domain that neither the documents"
+        " nor the fine-tuning ever mentions. Tint grows with the distance from one half: orange"
+        " below, blue above. An effect that sits in a few domains only is weaker evidence than"
+        " the same mean spread over all of them."
+    )
+
+
+def _tinted(cell: Mapping[str, Any], name: str) -> str:
+    rate = number(cell.get("rate"))
+    if rate is None:
+        return f'<span class="none">{NOT_MEASURED}</span>'
+    small = f"<br><small>{interval(cell.get('ci95'))}</small>" if cell.get("ci95") else ""
+    hint = f' title="n = {count(cell.get("n"))}"' if number(cell.get("n")) is not None else ""
+    tint = ""
+    if name not in IN_NATS:
+        side = "hi" if rate >= 0.5 else "lo"
+        tint = f' class="tint {side}" style="--t:{min(1.0, abs(rate - 0.5) * 2):.2f}"'
+    return f"<span{tint}{hint}><b>{fixed(rate)}</b>{small}</span>"
