@@ -1,0 +1,145 @@
+"""From answers to documents: every planned document ends as kept, rejected or failed.
+
+Pure: plain rows in, plain rows out. What writes the answers and where the tables go is in `stages`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from msm_ray.corpus import filters
+from msm_ray.corpus.task import CorpusTask, Plan
+from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Judged:
+    """Rows of DOCUMENT_SCHEMA, REJECTED_SCHEMA and FAILED_SCHEMA, each in the order of the plan."""
+
+    kept: list[Row] = field(default_factory=list)
+    rejected: list[Row] = field(default_factory=list)
+    failed: list[Row] = field(default_factory=list)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Rejected documents by reason, commonest first."""
+        counts = Counter(row["reason"] for row in self.rejected)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The three tables by their file's name."""
+        return {
+            "documents": pa.Table.from_pylist(self.kept, schema=DOCUMENT_SCHEMA),
+            "rejected": pa.Table.from_pylist(self.rejected, schema=REJECTED_SCHEMA),
+            "failed": pa.Table.from_pylist(self.failed, schema=FAILED_SCHEMA),
+        }
+
+
+def judge(
+    plans: Sequence[Plan],
+    answers: Sequence[Mapping[str, Any]],
+    task: CorpusTask,
+    *,
+    model: str,
+    sampling: Mapping[str, Any],
+    special_tokens: Sequence[str] = (),
+) -> Judged:
+    """Sort every planned document into kept, rejected (with a reason) or failed (with an error).
+
+    Args:
+        plans: rows of PLAN_SCHEMA.
+        answers: rows of ANSWER_SCHEMA, one for each plan, in any order.
+        task: reads and judges; a ValueError from its ``parse`` is a rejection with that reason.
+        model: name of the writer, for provenance.
+        sampling: how the answers were drawn, for provenance.
+        special_tokens: the tokenizer's; a document that holds one is rejected.
+
+    Documents are judged in the order of the plan's ``index``, so which of two duplicates is kept
+    does not depend on which was written first.
+    """
+    by_id = {answer["id"]: answer for answer in answers}
+    assert len(by_id) == len(answers), "an answer id occurs twice"
+    provenance = {"model": model, "sampling": json.dumps(dict(sampling), sort_keys=True)}
+    duplicates = filters.Duplicates()
+    judged = Judged()
+    for plan in sorted(plans, key=lambda row: row["index"]):
+        answer = by_id[plan["id"]]
+        row: Row = {name: plan[name] for name in DOCUMENT_SCHEMA.names if name in plan}
+        row |= {"text": answer["text"], "tokens": answer["tokens"], **provenance}
+        if answer["error"]:
+            judged.failed.append({**row, "error": answer["error"]})
+            continue
+        text, reason = _read(task, plan, answer, special_tokens)
+        reason = reason or duplicates.check(text)
+        if reason:
+            judged.rejected.append({**row, "text": text, "reason": reason})
+        else:
+            judged.kept.append({**row, "text": text})
+    total = len(judged.kept) + len(judged.rejected) + len(judged.failed)
+    assert total == len(plans), f"{len(plans)} documents were planned, {total} came out"
+    return judged
+
+
+def _read(
+    task: CorpusTask, plan: Plan, answer: Mapping[str, Any], special_tokens: Sequence[str]
+) -> tuple[str, str | None]:
+    """The document's text, and why it is rejected (then the text may be the raw completion)."""
+    raw = str(answer["text"])
+    reason = filters.ended(answer["ended"]) or filters.clean(raw, special_tokens)
+    if reason:
+        return raw, reason
+    try:
+        text = task.parse(plan, raw)
+    except ValueError as error:
+        return raw, str(error) or "unreadable"
+    return text, filters.clean(text, special_tokens) or task.verdict(plan, text)
+
+
+def card(
+    judged: Judged, plans: Sequence[Plan], *, tokens_generated: int, samples: int = 5
+) -> dict[str, Any]:
+    """What a reader should see of a corpus: counts, variety, and documents to look at.
+
+    ``samples`` kept documents are taken at even distances in the plan, and up to three rejected
+    ones of different reasons.
+    """
+    texts = [row["text"] for row in judged.kept]
+    count = min(samples, len(judged.kept))
+    shown = [judged.kept[i * len(judged.kept) // count] for i in range(count)]
+    sections = {plan["id"]: plan["section_text"] for plan in plans}
+    first_of_reason = {row["reason"]: row for row in reversed(judged.rejected)}
+    return {
+        "planned": len(plans),
+        "kept": len(judged.kept),
+        "rejected": judged.reasons,
+        "failed": len(judged.failed),
+        "tokens_kept": sum(row["tokens"] for row in judged.kept),
+        "tokens_generated": tokens_generated,
+        "by_doc_type": dict(sorted(Counter(row["doc_type"] for row in judged.kept).items())),
+        "distinct_1": round(filters.distinct_ngrams(texts, 1), 4),
+        "distinct_2": round(filters.distinct_ngrams(texts, 2), 4),
+        "distinct_3": round(filters.distinct_ngrams(texts, 3), 4),
+        "openings": [list(pair) for pair in filters.common_openings(texts, 5, 10)],
+        "samples": [
+            {
+                "id": row["id"],
+                "text": row["text"],
+                "section": sections[row["id"]],
+                "doc_type": row["doc_type"],
+            }
+            for row in shown
+        ],
+        "rejected_samples": [
+            {"id": row["id"], "text": row["text"], "reason": row["reason"]}
+            for reason in list(judged.reasons)[:3]
+            for row in [first_of_reason[reason]]
+        ],
+    }

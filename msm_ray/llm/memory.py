@@ -1,0 +1,118 @@
+"""How much memory an engine on the CPU takes, and whether the machine has it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msm_ray.errors import UserError
+
+MIB = 2**20
+GIB = 2**30
+# Two processes (the Ray actor and vLLM's EngineCore) that have imported torch and vLLM. Measured
+# with a model of one million parameters, see benchmarks/corpus.
+PROCESSES_BYTES = 1400 * MIB
+KV_CACHE_LIMIT_BYTES = 2 * GIB
+# vLLM's CPU backend hands out the cache in blocks of this many tokens.
+CPU_BLOCK_TOKENS = 128
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class EngineMemory:
+    """What one engine takes, in bytes."""
+
+    weights: int
+    kv_cache: int
+
+    @property
+    def total(self) -> int:
+        """Weights, KV cache and the two processes around them."""
+        return self.weights + self.kv_cache + PROCESSES_BYTES
+
+
+def model_config(model: Path) -> dict[str, Any]:
+    """Read ``config.json`` of a Hugging Face folder; raises UserError if there is none."""
+    file = model / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model} is not a Hugging Face model folder: {file.name}: {error}") from error
+    return config
+
+
+def kv_cache_bytes_per_token(config: dict[str, Any], dtype: str) -> int:
+    """Keys and values of one token over all layers, in bytes."""
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    kv_heads = config.get("num_key_value_heads") or heads
+    return int(config["num_hidden_layers"] * 2 * kv_heads * head_dim * _DTYPE_BYTES[dtype])
+
+
+def engine_memory(
+    model: Path, *, dtype: str, max_model_len: int, max_num_seqs: int
+) -> EngineMemory:
+    """Estimate an engine that holds ``max_num_seqs`` sequences of ``max_model_len`` tokens.
+
+    The KV cache is limited to 2 GiB; above that vLLM holds fewer sequences at once.
+    """
+    if dtype not in _DTYPE_BYTES:
+        raise UserError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPE_BYTES)}")
+    config = model_config(model)
+    stored = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    stored_dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    weights = stored * _DTYPE_BYTES[dtype] // _DTYPE_BYTES.get(stored_dtype, 4)
+    blocks = math.ceil(max_model_len / CPU_BLOCK_TOKENS) + 1
+    sequence = blocks * CPU_BLOCK_TOKENS * kv_cache_bytes_per_token(config, dtype)
+    kv_cache = max(sequence, min(max_num_seqs * sequence, KV_CACHE_LIMIT_BYTES))
+    return EngineMemory(weights=weights, kv_cache=kv_cache)
+
+
+def available_bytes() -> int:
+    """Memory that a new process can still take: the machine's, or the container's if less."""
+    free = _meminfo_available()
+    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
+    used = _read_int(Path("/sys/fs/cgroup/memory.current"))
+    if limit is not None and used is not None:
+        free = min(free, limit - used + _reclaimable_bytes())
+    return max(free, 0)
+
+
+def check_memory(need: EngineMemory, engines: int, available: int) -> None:
+    """Raise UserError if ``engines`` engines do not fit into ``available`` bytes."""
+    total = engines * need.total
+    if total > available:
+        raise UserError(
+            f"the vLLM engine needs about {total / GIB:.1f} GiB ({engines} engine(s): weights "
+            f"{need.weights / GIB:.2f}, KV cache {need.kv_cache / GIB:.2f}, processes "
+            f"{PROCESSES_BYTES / GIB:.1f}), {available / GIB:.1f} GiB are free; lower "
+            "runtime engines or max_num_seqs, use dtype bfloat16 or a smaller model, or close "
+            "other programs"
+        )
+
+
+def _meminfo_available() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo has no MemAvailable")
+
+
+def _read_int(file: Path) -> int | None:
+    """The number in a control file; None where there is no such file or no limit ("max")."""
+    if not file.exists():
+        return None
+    text = file.read_text().strip()
+    return int(text) if text.isdigit() else None
+
+
+def _reclaimable_bytes() -> int:
+    """Page cache in this container, which the kernel gives up when memory is asked for."""
+    file = Path("/sys/fs/cgroup/memory.stat")
+    if not file.exists():
+        return 0
+    fields = dict(line.split() for line in file.read_text().splitlines())
+    return int(fields.get("inactive_file", 0))

@@ -1,0 +1,347 @@
+"""Answers from a Hugging Face model, served by vLLM through ``ray.data.llm``.
+
+The prompts are tokenized here, read back by Ray Data in small blocks, answered by one engine actor
+(the only actor: tokenizing and detokenizing stages would each start another process), and
+written to Parquet under a Ray Data checkpoint. See `attempts` for what survives a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from msm_ray.errors import UserError
+from msm_ray.llm.attempts import Attempts
+from msm_ray.llm.memory import (
+    EngineMemory,
+    available_bytes,
+    check_memory,
+    engine_memory,
+    model_config,
+)
+from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
+
+# The engine's own rows, before detokenizing.
+_RAW_SCHEMA = pa.schema(
+    [("id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("error", pa.string())]
+)
+_TOKENIZED_SCHEMA = pa.schema(
+    [("id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("seed", pa.int64())]
+)
+# Everything in Ray Data that is not the engine: reading, mapping and writing a few kilobytes.
+# A whole CPU for each, which is the default, would wait for the engine's on a small machine.
+_LITTLE_CPU = 0.01
+_ERROR_COLUMN = "__inference_error__"
+
+
+@dataclass(frozen=True)
+class VllmRuntime:
+    """Where and how wide the engine runs. Nothing here changes what is written.
+
+    Attributes:
+        engines: engine replicas.
+        engine_cpus: CPUs that Ray reserves for each.
+        threads: OpenMP threads of each.
+        max_num_seqs: sequences an engine holds at once.
+        block_rows: prompts in one task, and in one answers file: what a crash can lose.
+    """
+
+    engines: int = 1
+    engine_cpus: float = 1.0
+    threads: int = 1
+    max_num_seqs: int = 64
+    block_rows: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("engines", "threads", "max_num_seqs", "block_rows"):
+            if getattr(self, name) < 1:
+                raise UserError(f"runtime {name} is {getattr(self, name)}; allowed: 1 or more")
+        if self.engine_cpus < 0:
+            raise UserError(f"runtime engine_cpus is {self.engine_cpus}; allowed: 0 or more")
+
+
+class VllmAnswers:
+    """`Answers` by vLLM. Needs an initialised Ray; works in a driver and inside a task.
+
+    Args:
+        model: a Hugging Face folder with a tokenizer that has an end-of-sequence token.
+        dtype: "float32", "bfloat16" or "float16".
+        runtime: width and placement.
+
+    Raises:
+        UserError: the folder is no model, or the machine has too little free memory.
+    """
+
+    def __init__(self, model: Path, dtype: str, runtime: VllmRuntime) -> None:
+        self._model = model
+        self._dtype = dtype
+        self._runtime = runtime
+        self._context = int(model_config(model)["max_position_embeddings"])
+
+    def answer(
+        self,
+        prompts: pa.Table,
+        sampling: Sampling,
+        work: Path,
+        progress: Callable[[int], None],
+    ) -> pa.Table:
+        """See `Answers.answer`. Error rows are retried once, with a new engine."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self._model)
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer in {self._model} has no end-of-sequence token")
+        ids = prompts["id"].to_pylist()
+        assert len(set(ids)) == len(ids), "prompt ids are not unique"
+        tokenized = pa.table(
+            {
+                "id": ids,
+                "token_ids": tokenizer(prompts["prompt"].to_pylist())["input_ids"] if ids else [],
+                "seed": [sampling.seed_of(id) for id in ids],
+            },
+            schema=_TOKENIZED_SCHEMA,
+        )
+        attempts = Attempts(work, _RAW_SCHEMA)
+        # The first pass leaves error rows out of what it writes, so that they stay open; the
+        # second one writes them down, whatever they are.
+        for keep_errors in (False, True):
+            remaining = _without(tokenized, attempts.committed()["id"])
+            if remaining.num_rows:
+                self._attempt(remaining, sampling, attempts, tokenizer, keep_errors, progress)
+        return _decode(attempts.committed(), ids, tokenizer)
+
+    def _attempt(
+        self,
+        prompts: pa.Table,
+        sampling: Sampling,
+        attempts: Attempts,
+        tokenizer: Any,
+        keep_errors: bool,
+        progress: Callable[[int], None],
+    ) -> None:
+        longest = max(len(tokens) for tokens in prompts["token_ids"].to_pylist())
+        max_model_len = min(self._context, longest + sampling.max_tokens)
+        gpu = _cluster_has_gpu()
+        need = engine_memory(
+            self._model,
+            dtype=self._dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=self._runtime.max_num_seqs,
+        )
+        if not gpu:
+            check_memory(need, self._runtime.engines, available_bytes())
+        folder = attempts.open_new(prompts)
+        config = _processor_config(
+            str(self._model), self._dtype, self._runtime, max_model_len, need, gpu
+        )
+        params = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "stop_token_ids": [int(tokenizer.eos_token_id)],
+            "detokenize": False,
+        }
+        with _data_context(folder / "checkpoint"), _watch(attempts, progress):
+            _run(config, folder, params, self._runtime, prompts.num_rows, keep_errors)
+
+
+def _processor_config(
+    model: str,
+    dtype: str,
+    runtime: VllmRuntime,
+    max_model_len: int,
+    need: EngineMemory,
+    gpu: bool,
+) -> Any:
+    from ray.data.llm import vLLMEngineProcessorConfig
+
+    engine: dict[str, Any] = {
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": runtime.max_num_seqs,
+        "skip_tokenizer_init": True,  # tokens in, tokens out
+        "disable_log_stats": True,
+        "enforce_eager": not gpu,  # compiling takes longer than a small corpus
+    }
+    if gpu:
+        bundle = {"CPU": runtime.engine_cpus, "GPU": 1}
+    else:
+        bundle = {"CPU": runtime.engine_cpus}
+        engine["kv_cache_memory_bytes"] = need.kv_cache
+    batches = max(2, -(-2 * runtime.max_num_seqs // runtime.block_rows))
+    return vLLMEngineProcessorConfig(
+        model_source=model,
+        engine_kwargs=engine,
+        placement_group_config={"bundles": [bundle]},
+        concurrency=(runtime.engines, runtime.engines),  # a single number would autoscale
+        batch_size=runtime.block_rows,
+        max_concurrent_batches=batches,
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        runtime_env={"env_vars": _engine_env(runtime)},
+    )
+
+
+def _engine_env(runtime: VllmRuntime) -> dict[str, str]:
+    return {
+        "OMP_NUM_THREADS": str(runtime.threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines and trainers share cores
+        # vLLM's CPU platform otherwise puts the model into a third process, which has to import
+        # everything again: 5 s and 500 MiB for nothing at this size.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _run(
+    config: Any,
+    folder: Path,
+    params: dict[str, Any],
+    runtime: VllmRuntime,
+    rows: int,
+    keep_errors: bool,
+) -> None:
+    """Answer ``folder/prompts.parquet`` into ``folder/answers``."""
+    import ray.data
+    from ray.data.llm import build_processor
+
+    little: dict[str, Any] = {"num_cpus": _LITTLE_CPU}
+    processor = build_processor(
+        config,
+        preprocess=partial(_request, params=params),
+        postprocess=_response,
+        preprocess_map_kwargs=dict(little),
+        postprocess_map_kwargs=dict(little),
+    )
+    dataset = ray.data.read_parquet(
+        str(folder / "prompts.parquet"),
+        override_num_blocks=-(-rows // runtime.block_rows),
+        ray_remote_args=dict(little),
+        concurrency=1,
+    )
+    dataset = processor(dataset).map(_raw_row, **little)
+    if not keep_errors:
+        dataset = dataset.filter(_succeeded, **little)
+    dataset.write_parquet(str(folder / "answers"), ray_remote_args=dict(little), concurrency=1)
+
+
+def _request(row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+    """One row for the engine, from one of _TOKENIZED_SCHEMA."""
+    return {
+        "tokenized_prompt": [int(token) for token in row["token_ids"]],
+        "sampling_params": {**params, "seed": int(row["seed"])},
+    }
+
+
+def _response(row: dict[str, Any]) -> dict[str, Any]:
+    return {"id": row["id"], "generated_tokens": row["generated_tokens"]}
+
+
+def _raw_row(row: dict[str, Any]) -> dict[str, Any]:
+    """One row of _RAW_SCHEMA. Error rows have skipped _response and carry all their columns."""
+    error = row.get(_ERROR_COLUMN) or ""
+    tokens = [] if error else [int(token) for token in row["generated_tokens"]]
+    return {"id": row["id"], "token_ids": tokens, "error": error}
+
+
+def _succeeded(row: dict[str, Any]) -> bool:
+    return row["error"] == ""
+
+
+def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
+    done = set(ids.to_pylist())
+    return table.filter(pa.array([id not in done for id in table["id"].to_pylist()], pa.bool_()))
+
+
+def _decode(raw: pa.Table, ids: list[str], tokenizer: Any) -> pa.Table:
+    """ANSWER_SCHEMA in the order of ``ids``, from rows of _RAW_SCHEMA in any order."""
+    rows = {row["id"]: row for row in raw.to_pylist()}
+    answers = []
+    for id in ids:
+        row = rows.get(id)
+        if row is None:
+            row = {"token_ids": [], "error": "the engine returned nothing"}
+        tokens = list(row["token_ids"])
+        ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
+        answers.append(
+            {
+                "id": id,
+                # Special tokens inside stay visible: a filter has to see them.
+                "text": tokenizer.decode(tokens[:-1] if ended else tokens),
+                "tokens": len(tokens),
+                "ended": ended,
+                "error": row["error"],
+            }
+        )
+    return pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
+
+
+def _cluster_has_gpu() -> bool:
+    import ray
+
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+@contextlib.contextmanager
+def _data_context(checkpoint: Path) -> Iterator[None]:
+    """Ray Data's settings for one run, and the old ones back afterwards.
+
+    They are global to a process, and Ray's worker processes are used again for other stages.
+    """
+    from ray.data import DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.verbose_stats_logs = False
+    # The second version of the Parquet reader makes one block of one file, whatever is asked.
+    context.use_datasource_v2 = False
+    context.max_consecutive_actor_init_deaths = 3
+    context.execution_no_progress_timeout_s = 3600
+    context.checkpoint_config = CheckpointConfig(
+        id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
+    )
+    loggers = [logging.getLogger(name) for name in ("ray.data", "ray.llm", "vllm")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with DataContext.current(context):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _watch(attempts: Attempts, progress: Callable[[int], None]) -> Iterator[None]:
+    """Report the committed answers every second while the block runs."""
+    stop = threading.Event()
+
+    def report() -> None:
+        while not stop.wait(1.0):
+            progress(attempts.count_committed())
+
+    thread = threading.Thread(target=report, name="answers-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        progress(attempts.count_committed())
