@@ -1,0 +1,144 @@
+"""Text and conversations to token ids with a loss mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msm_ray.errors import UserError
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class TokenizedDocuments:
+    """Documents as one flat array of tokens.
+
+    ``ids``: N names. ``tokens``: all token ids, int32. ``loss``: 1 where the token is a target.
+    ``offsets``: N+1 positions; document i is ``tokens[offsets[i]:offsets[i + 1]]``.
+    """
+
+    ids: tuple[str, ...]
+    tokens: NDArray[np.int32]
+    loss: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each document, ``<bos>`` and ``<eos>`` included."""
+        return np.diff(self.offsets)
+
+
+def _collect(
+    ids: Sequence[str], tokens: Sequence[Sequence[int]], loss: Sequence[Sequence[int]]
+) -> TokenizedDocuments:
+    offsets = np.zeros(len(ids) + 1, dtype=np.int64)
+    np.cumsum([len(t) for t in tokens], out=offsets[1:])
+    return TokenizedDocuments(
+        ids=tuple(ids),
+        tokens=np.fromiter((t for doc in tokens for t in doc), np.int32, int(offsets[-1])),
+        loss=np.fromiter((m for doc in loss for m in doc), np.uint8, int(offsets[-1])),
+        offsets=offsets,
+    )
+
+
+def _special(tokenizer: Any) -> tuple[int, int]:
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path or '(unnamed)'}: packing needs a bos and an eos "
+            f"token, it has bos={tokenizer.bos_token!r} eos={tokenizer.eos_token!r}"
+        )
+    return int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+
+
+def _delimit(tokens: list[int], loss: list[int], bos: int, eos: int) -> tuple[list[int], list[int]]:
+    """Exactly one ``<bos>`` in front, never a target, and one ``<eos>`` at the end, a target."""
+    if not tokens or tokens[0] != bos:
+        tokens, loss = [bos, *tokens], [0, *loss]
+    if tokens[-1] != eos:
+        tokens, loss = [*tokens, eos], [*loss, 1]
+    return tokens, [0, *loss[1:]]
+
+
+def encode_documents(
+    tokenizer: Any, ids: Sequence[str], texts: Sequence[str]
+) -> TokenizedDocuments:
+    """``<bos> text <eos>`` for each text, every token but ``<bos>`` a target."""
+    bos, eos = _special(tokenizer)
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    pairs = [_delimit(list(tokens), [1] * len(tokens), bos, eos) for tokens in encoded]
+    return _collect(ids, [t for t, _ in pairs], [m for _, m in pairs])
+
+
+def encode_conversations(
+    tokenizer: Any,
+    ids: Sequence[str],
+    conversations: Sequence[Sequence[Message]],
+    loss_on: str = "assistant",
+) -> TokenizedDocuments:
+    """Conversations through the tokenizer's chat template.
+
+    ``loss_on="all"`` makes every token but ``<bos>`` a target; ``"assistant"`` only what the
+    assistant says, the token that ends its turn included.
+
+    Raises:
+        UserError: no chat template, an empty conversation, or (for ``"assistant"``) a template in
+            which a turn's tokens depend on later turns, so that no mask would be right.
+    """
+    bos, eos = _special(tokenizer)
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path or '(unnamed)'} has no chat template: "
+            "conversations need one"
+        )
+    tokens, loss = [], []
+    for name, messages in zip(ids, conversations, strict=True):
+        try:
+            row, mask = _encode_chat(tokenizer, messages, loss_on)
+        except UserError as error:
+            raise UserError(f"conversation {name}: {error}") from None
+        row, mask = _delimit(row, mask, bos, eos)
+        tokens.append(row)
+        loss.append(mask)
+    return _collect(ids, tokens, loss)
+
+
+def _encode_chat(
+    tokenizer: Any, messages: Sequence[Message], loss_on: str
+) -> tuple[list[int], list[int]]:
+    if not messages:
+        raise UserError("no messages")
+
+    def encode(count: int, prompt: bool) -> list[int]:
+        text = tokenizer.apply_chat_template(
+            [dict(m) for m in messages[:count]], tokenize=False, add_generation_prompt=prompt
+        )
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    full = encode(len(messages), False)
+    if loss_on == "all":
+        return full, [1] * len(full)
+    mask = [0] * len(full)
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = encode(turn, True) if turn else []
+        after = encode(turn + 1, False)
+        for prefix, longer in pairwise((before, after, full)):
+            if longer[: len(prefix)] != prefix:
+                raise UserError(
+                    f"the chat template changes what stands before turn {turn} once it is said: "
+                    "a mask on the assistant's tokens cannot be found"
+                )
+        mask[len(before) : len(after)] = [1] * (len(after) - len(before))
+    if not any(mask):
+        raise UserError("the assistant says nothing in it")
+    return full, mask

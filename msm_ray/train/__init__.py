@@ -1,0 +1,1 @@
+"""One training loop for pretraining, midtraining and fine-tuning, on Ray Train."""

@@ -1,0 +1,23 @@
+"""How a step is computed: in one process, sharded by FSDP2, or by DeepSpeed ZeRO-3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msm_ray.train.backends.base import Backend
+from msm_ray.train.config import TrainConfig, TrainRuntime
+
+
+def make_backend(model: Any, config: TrainConfig, runtime: TrainRuntime) -> Backend:
+    """The backend that ``runtime`` asks for, holding ``model``."""
+    if runtime.backend == "single":
+        from msm_ray.train.backends.single import SingleBackend
+
+        return SingleBackend(model, config, runtime)
+    if runtime.backend == "fsdp2":
+        from msm_ray.train.backends.fsdp2 import Fsdp2Backend
+
+        return Fsdp2Backend(model, config, runtime)
+    from msm_ray.train.backends.deepspeed import DeepSpeedBackend
+
+    return DeepSpeedBackend(model, config, runtime)

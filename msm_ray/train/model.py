@@ -1,0 +1,139 @@
+"""Models: from a Hugging Face folder or a fresh start, and back to a Hugging Face folder."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msm_ray.errors import UserError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_model(directory: Path) -> Any:
+    """The causal language model of a Hugging Face folder, in fp32 with SDPA attention."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # one bar for each load would drown the run's own
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory}: not a Hugging Face model folder (config.json is missing)")
+    return AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="sdpa"
+    )
+
+
+def init_model(arch: Mapping[str, Any], tokenizer: Any, seed: int) -> Any:
+    """A Llama-shaped model with fresh weights that depend on ``arch`` and ``seed`` alone.
+
+    ``arch`` are keywords of ``LlamaConfig``; vocabulary size and special tokens come from the
+    tokenizer. Projections into the residual stream start smaller by ``1/sqrt(2 * layers)``
+    (Radford et al. 2019, section 2.3).
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        **{
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "attn_implementation": "sdpa",
+            **arch,
+        }
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).float()
+    scale = 1 / math.sqrt(2 * config.num_hidden_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.mul_(scale)
+    return model
+
+
+def freeze(model: Any, groups: tuple[str, ...]) -> None:
+    """Switch off the gradients of the named groups (``config.FREEZABLE``)."""
+    if "embeddings" in groups:
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if module is not None:
+                module.weight.requires_grad_(False)
+
+
+def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: matrices decay, vectors (norms, biases) do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise UserError("training: every parameter is frozen; there is nothing to train")
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def save_model(
+    state: Mapping[str, torch.Tensor],
+    config: Any,
+    tokenizer_dir: Path,
+    out: Path,
+    *,
+    architecture: str,
+    generation_config: Any,
+    save_dtype: str,
+) -> None:
+    """Write a Hugging Face folder: safetensors, config, generation config, tokenizer, template.
+
+    ``state`` are full weights under their plain names, so the folder is the same whichever backend
+    trained them. ``architecture`` is the name of the model's class. Tokenizer files are copied byte
+    by byte.
+    """
+    from huggingface_hub import save_torch_state_dict
+    from transformers import GenerationConfig
+
+    if save_dtype not in DTYPES:
+        raise UserError(f"save_dtype is {save_dtype!r}, allowed is {' | '.join(DTYPES)}")
+    dtype = DTYPES[save_dtype]
+    weights = {name: value.to(dtype).contiguous() for name, value in state.items()}
+    if config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    out.mkdir(parents=True, exist_ok=True)
+    # Not model.save_pretrained: it imports accelerate and DeepSpeed, which takes seconds.
+    save_torch_state_dict(weights, out, metadata={"format": "pt"})
+    config = copy.deepcopy(config)
+    config.architectures = [architecture]
+    config.dtype = dtype
+    config.save_pretrained(out)
+    # Generation stops at <eos> by default in transformers and vLLM alike.
+    generation = generation_config or GenerationConfig.from_model_config(config)
+    if generation.eos_token_id is None:
+        generation.eos_token_id = config.eos_token_id
+    generation.save_pretrained(out)
+    copy_tokenizer(tokenizer_dir, out)
+
+
+def copy_tokenizer(source: Path, out: Path) -> None:
+    """Copy the tokenizer's files and its chat template."""
+    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not found:
+        raise UserError(f"{source}: no tokenizer there")
+    for name in found:
+        shutil.copyfile(source / name, out / name)

@@ -1,0 +1,255 @@
+"""One training run as Ray Train starts it: in this process, or in a group of workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msm_ray.data.blocks import BlockReader
+from msm_ray.errors import UserError
+from msm_ray.train.backends import make_backend
+from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
+from msm_ray.train.fingerprint import write_fingerprint
+from msm_ray.train.loop import History, OnStep, train
+from msm_ray.train.model import init_model, load_model, save_model
+
+TRAINING_FILE = "training.json"
+Progress = Callable[[float, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A run, as plain values that travel to the workers.
+
+    Starts from the folder ``model``, or with ``model=None`` afresh from ``arch`` (keywords of
+    ``LlamaConfig``). ``tokenizer`` is the folder whose tokenizer files go into ``out``. With
+    several workers, all of them have to see these paths.
+    """
+
+    config: TrainConfig
+    runtime: TrainRuntime
+    blocks: str
+    tokenizer: str
+    out: str
+    model: str | None = None
+    arch: Mapping[str, Any] | None = None
+    save_dtype: str = "fp32"
+
+    def to_json(self) -> str:
+        """For the trip to another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainJob:
+        """The inverse of :meth:`to_json`."""
+        values = json.loads(text)
+        values["config"] = TrainConfig.from_dict(values["config"])
+        values["runtime"] = TrainRuntime(**values["runtime"])
+        return cls(**values)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Compute with this many threads, and without denormals; the thread count is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # Adam's second moments make them, and they are slow on CPUs
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
+    """Train on this rank; rank 0 writes the folder. Returns the run's facts."""
+    with torch_threads(job.runtime.threads):
+        model = _start(job)
+        architecture = type(model).__name__  # wrapping a model changes its class
+        hf_config, generation_config = model.config, model.generation_config
+        reader = BlockReader(Path(job.blocks))
+        _check_fit(reader, model.config)
+        torch.manual_seed(job.config.seed)
+        backend = make_backend(model, job.config, job.runtime)
+        history = train(backend, reader, job.config, on_step)
+        state = backend.full_state()
+        facts = _facts(history)
+        if state is not None:
+            out = Path(job.out)
+            save_model(
+                state,
+                hf_config,
+                Path(job.tokenizer),
+                out,
+                architecture=architecture,
+                generation_config=generation_config,
+                save_dtype=job.save_dtype,
+            )
+            _write_training(job, history, out)
+            write_fingerprint(out)
+        return facts
+
+
+def _start(job: TrainJob) -> Any:
+    if job.model is not None:
+        return load_model(Path(job.model))
+    if job.arch is None:
+        raise UserError("training needs a model folder, or the architecture of a new model")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
+    return init_model(job.arch, tokenizer, job.config.seed)
+
+
+def _check_fit(reader: BlockReader, config: Any) -> None:
+    if reader.block_tokens > config.max_position_embeddings:
+        raise UserError(
+            f"training: blocks have {reader.block_tokens} tokens, the model's context is "
+            f"{config.max_position_embeddings}"
+        )
+
+
+def _facts(history: History) -> dict[str, Any]:
+    return {
+        "tokens": history.tokens,
+        "loss_tokens": history.loss_tokens,
+        "steps": history.steps,
+        "tokens_per_second": history.tokens_per_second,
+        "train_seconds": history.seconds,
+        "loss_first": history.loss[0],
+        "loss_last": history.loss[-1],
+        "curve": history.curve(),
+    }
+
+
+def _write_training(job: TrainJob, history: History, out: Path) -> None:
+    record = {
+        "config": asdict(job.config),
+        "runtime": asdict(job.runtime),
+        "arch": None if job.arch is None else dict(job.arch),
+        "steps": history.steps,
+        "tokens": history.tokens,
+        "loss_tokens": history.loss_tokens,
+        "seconds": history.seconds,
+        "tokens_per_second": history.tokens_per_second,
+        "loss": history.loss,
+        "learning_rate": history.learning_rate,
+        "grad_norm": history.grad_norm,
+    }
+    (out / TRAINING_FILE).write_text(json.dumps(record) + "\n")
+
+
+def _ray_worker(values: dict[str, str]) -> dict[str, Any]:
+    """The function that Ray Train runs on each of several workers."""
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    progress = Path(values["progress"])
+
+    def write(step: int, steps: int, facts: dict[str, float]) -> None:
+        # A small file replaced in place: the starting process polls it for its progress bar.
+        part = progress.with_suffix(".part")
+        part.write_text(json.dumps([step / steps, {"step": step, "steps": steps, **facts}]))
+        part.replace(progress)
+
+    return run_worker(TrainJob.from_json(values["job"]), write if rank == 0 else None)
+
+
+def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
+    """Run the job through Ray Train: in this process for one worker, else on a worker group.
+
+    One worker needs no cluster and starts at once. Several need a running Ray; when one of them
+    dies, Ray Train starts the run again from its beginning, ``runtime.max_failures`` times.
+
+    Args:
+        job: what to run.
+        work: a directory for Ray Train's own files, seen by all workers.
+        progress: called with the fraction done and facts, from this process.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    check_batch(job.config, job.runtime)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    work.mkdir(parents=True, exist_ok=True)
+    runtime = job.runtime
+    run_config = RunConfig(
+        name="train",
+        storage_path=str(work.absolute()),
+        failure_config=FailureConfig(max_failures=runtime.max_failures, controller_failure_limit=0),
+    )
+    if runtime.backend == "single":
+
+        def in_process() -> dict[str, Any]:
+            return run_worker(
+                job,
+                lambda step, steps, facts: progress(
+                    step / steps, {"step": step, "steps": steps, **facts}
+                ),
+            )
+
+        trainer = TorchTrainer(
+            in_process, scaling_config=ScalingConfig(num_workers=0), run_config=run_config
+        )
+        return _result(trainer.fit())
+    progress_file = work.absolute() / "progress.json"
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"job": job.to_json(), "progress": str(progress_file)},
+        torch_config=TorchConfig(backend="nccl" if runtime.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=runtime.num_workers,
+            use_gpu=runtime.use_gpu,
+            resources_per_worker={"CPU": runtime.cpus_of_worker},
+        ),
+        run_config=run_config,
+    )
+    with _polling(progress_file, progress), _sigint_kept():
+        return _result(trainer.fit())
+
+
+def _result(result: Any) -> dict[str, Any]:
+    assert isinstance(result.return_value, dict), "the training function returned nothing"
+    return result.return_value
+
+
+@contextmanager
+def _polling(path: Path, progress: Progress) -> Iterator[None]:
+    """Pass on what rank 0 writes into ``path``, once a second."""
+    path.unlink(missing_ok=True)
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(1.0):
+            if path.is_file():
+                fraction, facts = json.loads(path.read_text())
+                progress(fraction, facts)
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextmanager
+def _sigint_kept() -> Iterator[None]:
+    """Ray Train installs its own Ctrl-C handler and leaves it there: put the old one back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
