@@ -21,94 +21,28 @@ import json
 import os
 import shutil
 import threading
-import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from msm_ray.errors import UserError
-from msm_ray.identity import canonical, digest
+from msm_ray.manifest import (
+    DamagedArtifact,
+    File,
+    MissingArtifact,
+    Record,
+    file_sha256,
+    listed,
+    matches,
+)
+from msm_ray.scratch import sweep
 from msm_ray.storage import Storage
+
+__all__ = ["DamagedArtifact", "File", "MissingArtifact", "Record", "Store"]
 
 SMALL_FILE_BYTES = 64 * 2**20  # read through in a moment: `Store.check` hashes files up to this
 ORPHAN_SECONDS = 24 * 3600.0  # scratch that nobody touched for so long belongs to no running stage
-
-
-class DamagedArtifact(UserError):
-    """A file of a committed artifact is not what its record says. It was set aside.
-
-    ``id`` is the artifact, ``file`` the name of the file in it. A run that needs the artifact makes
-    it again.
-    """
-
-    def __init__(self, id: str, file: str, what: str) -> None:
-        super().__init__(f"damaged: {file} in {id} {what}; set aside, a run makes it again")
-        self.id, self.file, self.what = id, file, what
-
-    def __reduce__(self) -> tuple[type[DamagedArtifact], tuple[str, str, str]]:
-        return DamagedArtifact, (self.id, self.file, self.what)
-
-
-class MissingArtifact(UserError):
-    """No artifact ``id`` is committed in the store."""
-
-    def __init__(self, url: str, id: str) -> None:
-        super().__init__(f"store {url}: no artifact {id}")
-        self.url, self.id = url, id
-
-    def __reduce__(self) -> tuple[type[MissingArtifact], tuple[str, str]]:
-        return MissingArtifact, (self.url, self.id)
-
-
-@dataclass(frozen=True)
-class File:
-    """One data file of an artifact: name relative to its directory, size in bytes, sha256."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of one committed artifact. ``files`` and ``attempt`` come with the commit."""
-
-    id: str
-    kind: str
-    label: str
-    version: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]  # name -> artifact id
-    facts: Mapping[str, Any] = field(default_factory=dict)  # counts and metrics, as JSON values
-    provenance: Mapping[str, Any] = field(default_factory=dict)  # versions, where it ran
-    seconds: float = 0.0  # what making it took
-    attempt: str = ""
-    files: tuple[File, ...] = ()
-    created: str = ""  # ISO 8601, UTC
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, with the hash that shows a changed record."""
-        plain: dict[str, Any] = canonical(dataclasses.asdict(self), f"record {self.id}")
-        return {**plain, "record_sha256": digest(plain)}
-
-    @staticmethod
-    def from_json(value: Any) -> Record:
-        """The inverse of `to_json`; ``ValueError`` says what is wrong with ``value``."""
-        if not isinstance(value, dict):
-            raise ValueError("is not a JSON object")
-        plain = {key: item for key, item in value.items() if key != "record_sha256"}
-        if digest(plain) != value.get("record_sha256"):
-            raise ValueError("does not match its own sha256")
-        files = tuple(File(**file) for file in plain.pop("files"))
-        return Record(**plain, files=files)
-
-    @property
-    def bytes(self) -> int:
-        """Size of all data files."""
-        return sum(file.size for file in self.files)
 
 
 # (store url, id, attempt) whose files this process has hashed: artifacts never change after commit.
@@ -158,16 +92,16 @@ class Store:
             what = "is not valid JSON" if isinstance(error, json.JSONDecodeError) else str(error)
             if not isinstance(error, ValueError) or isinstance(error, UnicodeDecodeError):
                 what = "is not a record"
-            self._move_record_aside(id)
-            raise DamagedArtifact(id, "record.json", what) from None
+            raise self._aside(id, None, "record.json", what) from None
 
     def ids(self) -> list[str]:
         """Ids of all committed artifacts, sorted. Their records may still turn out damaged."""
-        found = self._storage.names("artifacts")
         if self._storage.root is not None:
             top = self._storage.root / "artifacts"
+            found = self._storage.names("artifacts")
             return [id for id in found if (top / id / "record.json").is_file()]
-        return [id for id in found if "record.json" in self._storage.names(f"artifacts/{id}")]
+        parts = [name.split("/") for name in self._storage.sizes("artifacts")]
+        return sorted(part[0] for part in parts if part[1:] == ["record.json"])
 
     def fetch(self, id: str) -> Path:
         """The artifact's files in a local directory, verified. Read only: do not write there.
@@ -207,10 +141,10 @@ class Store:
         sizes = self._storage.sizes(f"artifacts/{record.id}/{record.attempt}")
         for file in record.files:
             if file.path not in sizes:
-                self._damaged(record, file.path, "is missing")
+                raise self._aside(record.id, record.attempt, file.path, "is missing")
             if sizes[file.path] != file.size:
                 what = f"has {sizes[file.path]} bytes instead of {file.size}"
-                self._damaged(record, file.path, what)
+                raise self._aside(record.id, record.attempt, file.path, what)
         if not self.local:
             return
         for file in record.files:
@@ -220,8 +154,8 @@ class Store:
             _verified.add(self._mark(record))
 
     def _check_contents(self, record: Record, file: File, directory: Path) -> None:
-        if _sha256(directory / file.path) != file.sha256:
-            self._damaged(record, file.path, "does not match its sha256")
+        if file_sha256(directory / file.path) != file.sha256:
+            raise self._aside(record.id, record.attempt, file.path, "does not match its sha256")
 
     def _mark(self, record: Record) -> tuple[str, str, str]:
         return self.url, record.id, record.attempt
@@ -234,7 +168,7 @@ class Store:
         if self._mark(record) in _verified and target.is_dir():
             return target
         if target.is_dir():
-            if all(_matches(file, target) for file in record.files):
+            if all(matches(file, target) for file in record.files):
                 _verified.add(self._mark(record))
                 return target
             shutil.rmtree(target)  # only the copy is bad; the store has the truth
@@ -246,7 +180,7 @@ class Store:
                 try:
                     self._storage.get_file(name, part / file.path)
                 except FileNotFoundError:
-                    self._damaged(record, file.path, "is missing")
+                    raise self._aside(record.id, record.attempt, file.path, "is missing") from None
                 self._check_contents(record, file, part)
             try:
                 os.rename(part, target)
@@ -260,9 +194,16 @@ class Store:
 
     # ---- damage --------------------------------------------------------------------------------
 
-    def _damaged(self, record: Record, file: str, what: str) -> None:
-        self.set_aside(record.id, record.attempt)
-        raise DamagedArtifact(record.id, file, what)
+    def _aside(self, id: str, attempt: str | None, file: str, what: str) -> DamagedArtifact:
+        """Set the damaged artifact aside; the error to raise."""
+        try:
+            if attempt is None:
+                self._move_record_aside(id)
+            else:
+                self.set_aside(id, attempt)
+        except UserError as error:  # a store that may only be read: the damage is the news
+            what = f"{what} (and {error})"
+        return DamagedArtifact(id, file, what)
 
     def set_aside(self, id: str, attempt: str | None = None) -> bool:
         """Take back the commit of ``id``, so that a run makes it again; whether there was one.
@@ -293,7 +234,7 @@ class Store:
         else has committed the same id meanwhile, theirs stays and is returned. ``UserError`` if the
         store is full or cannot be written; nothing is visible then.
         """
-        files = tuple(_listed(local_dir))
+        files = tuple(listed(local_dir))
         attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
         created = datetime.now(UTC).isoformat(timespec="seconds")
         record = dataclasses.replace(record, files=files, attempt=attempt, created=created)
@@ -345,10 +286,7 @@ class Store:
                     continue
                 self._storage.remove(f"artifacts/{id}/{name}")
                 removed.append(f"artifacts/{id}/{name}")
-        for path in sorted((self._cache / "work").glob("*")):
-            if time.time() - _last_change(path) > grace_seconds:
-                shutil.rmtree(path, ignore_errors=True)
-                removed.append(f"work/{path.name}")
+        removed += [f"work/{name}" for name in sweep(self._cache / "work", grace_seconds)]
         return removed
 
     def work_dir(self, id: str) -> Path:
@@ -407,43 +345,9 @@ def _pretty(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _matches(file: File, directory: Path) -> bool:
-    path = directory / file.path
-    if not path.is_file() or path.stat().st_size != file.size:
-        return False
-    return _sha256(path) == file.sha256
-
-
-def _listed(directory: Path) -> list[File]:
-    """All files below ``directory``, sorted by name, with symbolic links made into files."""
-    files = []
-    for path in sorted(directory.rglob("*")):
-        if path.is_symlink():
-            source = path.resolve(strict=True)
-            if source.is_dir():
-                raise ValueError(f"{path.name}: an artifact cannot hold a link to a directory")
-            path.unlink()
-            shutil.copyfile(source, path)
-        if path.is_file():
-            name = path.relative_to(directory).as_posix()
-            files.append(File(name, path.stat().st_size, _sha256(path)))
-    return sorted(files, key=lambda file: file.path)
-
-
 def _attempt_older(name: str, seconds: float) -> bool:
     try:
         begun = datetime.strptime(name.split("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     except ValueError:
         return True  # not an attempt: the record of a damaged one, a leftover
     return (datetime.now(UTC) - begun).total_seconds() > seconds
-
-
-def _last_change(path: Path) -> float:
-    times = [path.stat().st_mtime]
-    times += [child.lstat().st_mtime for child in path.rglob("*")]
-    return max(times)

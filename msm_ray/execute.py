@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import json
-import os
 import platform
-import shutil
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msm_ray.artifact import Record, Store
 from msm_ray.errors import UserError
 from msm_ray.identity import canonical, canonical_json
+from msm_ray.scratch import scratch
 from msm_ray.storage import is_full
 
 if TYPE_CHECKING:
@@ -53,13 +49,24 @@ def run_stage(stage: Stage, store_url: str, progress: Progress) -> Record:
     Raises what the stage function raises; ``UserError`` where the store is full or cannot be used;
     `DamagedArtifact` if an input turned out damaged.
     """
-    store = Store(store_url)
+    try:
+        return _make(stage, Store(store_url), progress)
+    except Exception as error:
+        if not isinstance(error, UserError) and is_full(error):
+            raise UserError(
+                f"no space left on the disk while making {stage.name} for store {store_url}; free "
+                "some space or name another store"
+            ) from error
+        raise
+
+
+def _make(stage: Stage, store: Store, progress: Progress) -> Record:
     committed = store.get(stage.id)
     if committed is not None:
         return committed
     function = _function(stage.run)
     inputs = {name: store.fetch(of.id) for name, of in sorted(stage.inputs.items())}
-    with _scratch(store, stage.id) as (out, work):
+    with scratch(store.work_dir(stage.id)) as (out, work):
         context = StageContext(
             config=json.loads(canonical_json(dict(stage.config))),
             inputs=inputs,
@@ -69,15 +76,7 @@ def run_stage(stage: Stage, store_url: str, progress: Progress) -> Record:
             progress=progress,
         )
         started = time.perf_counter()
-        try:
-            facts = function(context)
-        except Exception as error:
-            if not isinstance(error, UserError) and is_full(error):
-                raise UserError(
-                    f"store {store.url}: is full while making {stage.name}; free some space or "
-                    "name another store"
-                ) from error
-            raise
+        facts = function(context)
         if not isinstance(facts, Mapping):
             raise TypeError(f"{stage.run} returned {type(facts).__name__}, not its facts (a dict)")
         record = Record(
@@ -141,63 +140,6 @@ def _function(name: str) -> Callable[[StageContext], Mapping[str, Any]]:
         raise AttributeError(f"module {module} has no function {attribute}")
     stage_function: Callable[[StageContext], Mapping[str, Any]] = function
     return stage_function
-
-
-@contextmanager
-def _scratch(store: Store, id: str) -> Iterator[tuple[Path, Path]]:
-    """``(out, work)`` for making ``id``: ``out`` empty, ``work`` as a killed process left it.
-
-    One process at a time has the lasting scratch. A worker may outlive its killed driver and still
-    be making ``id`` when the next driver starts it: whoever finds the scratch in use gets one of
-    its own, which is gone afterwards.
-    """
-    base = store.work_dir(id)
-    lock = _lock(base)
-    lasting = lock is not None
-    if lock is None:
-        base = store.work_dir(f"{id}.{uuid.uuid4().hex[:8]}")
-    try:
-        out, work = base / "out", base / "work"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        work.mkdir(exist_ok=True)
-        try:
-            yield out, work
-        except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
-            if not lasting:
-                shutil.rmtree(base, ignore_errors=True)
-            raise
-        shutil.rmtree(base, ignore_errors=True)
-    except OSError as error:
-        if is_full(error):
-            raise UserError(f"store {store.url}: is full; free some space") from error
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(base: Path) -> int | None:
-    """A descriptor that holds the lock of the scratch ``base``, else None. A dead holder's goes."""
-    while True:
-        try:
-            base.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(base / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            continue  # removed by a process that has just committed
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            there = os.stat(base / "lock")
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            os.close(descriptor)
-            continue
-        if there.st_ino == os.fstat(descriptor).st_ino:
-            return descriptor
-        os.close(descriptor)
 
 
 def _versions() -> dict[str, str]:

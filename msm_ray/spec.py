@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from msm_ray.errors import UserError
@@ -97,19 +98,24 @@ def _parse(text: str, default_title: str) -> Spec:
     )
 
 
+def _lines(text: str) -> Iterator[tuple[str, bool]]:
+    """Each line with its end, and whether it belongs to a fenced code block."""
+    fence = ""
+    for line in re.split(r"(?<=\n)", text):
+        mark = _FENCE.match(line.rstrip("\n"))
+        yield line, bool(fence or mark)
+        if fence:
+            if mark is not None and mark[1].startswith(fence) and not mark[2].strip():
+                fence = ""
+        elif mark is not None:
+            fence = mark[1]
+
+
 def _split(text: str) -> list[tuple[int, str, str]]:
     """``(level, heading, text below)``; what comes before the first heading has level 0, ``""``."""
     parts: list[tuple[int, str, list[str]]] = [(0, "", [])]
-    fence = ""
-    for line in re.split(r"(?<=\n)", text):
-        bare = line.rstrip("\n")
-        mark = _FENCE.match(bare)
-        if fence:
-            closes = mark is not None and mark[1].startswith(fence) and not mark[2].strip()
-            fence = "" if closes else fence
-        elif mark is not None:
-            fence = mark[1]
-        heading = _HEADING.match(bare) if not fence and mark is None else None
+    for line, fenced in _lines(text):
+        heading = None if fenced else _HEADING.match(line.rstrip("\n"))
         if heading is not None:
             parts.append((len(heading[1]), (heading[2] or "").strip(), []))
         else:
@@ -136,12 +142,12 @@ def _bullets(text: str) -> list[str]:
     """The bullets of ``text``, each with the lines that continue it, without the mark."""
     bullets: list[list[str]] = []
     open_bullet = False
-    for line in text.split("\n"):
-        mark = _BULLET.match(line)
+    for line, fenced in _lines(text):
+        mark = None if fenced else _BULLET.match(line.rstrip("\n"))
         if mark is not None:
             bullets.append([mark[1]])
             open_bullet = True
-        elif not line.strip():
+        elif fenced or not line.strip():
             open_bullet = False
         elif open_bullet:
             bullets[-1].append(line.strip())

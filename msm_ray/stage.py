@@ -26,6 +26,7 @@ __all__ = [
     "Launcher",
     "LocalLauncher",
     "RunObserver",
+    "Scan",
     "Stage",
     "StageContext",
     "StageFailed",
@@ -149,10 +150,23 @@ def topological(targets: Sequence[Stage]) -> list[Stage]:
     return list(order.values())
 
 
-def scan(
-    stages: Sequence[Stage], store: Store
-) -> tuple[dict[str, Record], dict[str, DamagedArtifact]]:
-    """What of ``stages`` is committed and sound, and what was found damaged (and set aside)."""
+@dataclass(frozen=True)
+class Scan:
+    """What a store had of a graph: sound records, and what was damaged and is set aside now."""
+
+    records: dict[str, Record]
+    damaged: dict[str, DamagedArtifact]
+
+    def missing(self, targets: Sequence[Stage]) -> list[Stage]:
+        """What a run has to make, in order: what ``targets`` need, and what was damaged."""
+        order = topological(targets)
+        damaged = [stage for stage in order if stage.id in self.damaged]
+        needed = _missing([*targets, *damaged], self.records)
+        return [stage for stage in order if stage.id in needed]
+
+
+def scan(stages: Sequence[Stage], store: Store) -> Scan:
+    """Look each of ``stages`` up in the store and check its files (see `Store.check`)."""
 
     def look(stage: Stage) -> Record | DamagedArtifact | None:
         try:
@@ -165,9 +179,22 @@ def scan(
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         looks = dict(zip((s.id for s in stages), pool.map(look, stages), strict=True))
-    records = {id: found for id, found in looks.items() if isinstance(found, Record)}
-    damaged = {id: found for id, found in looks.items() if isinstance(found, DamagedArtifact)}
-    return records, damaged
+    return Scan(
+        records={id: found for id, found in looks.items() if isinstance(found, Record)},
+        damaged={id: found for id, found in looks.items() if isinstance(found, DamagedArtifact)},
+    )
+
+
+def _missing(stages: Iterable[Stage], records: Mapping[str, Record]) -> set[str]:
+    """Ids to make so that ``stages`` are there: those without record, down to what has one."""
+    missing: set[str] = set()
+    stack = list(stages)
+    while stack:
+        stage = stack.pop()
+        if stage.id not in records and stage.id not in missing:
+            missing.add(stage.id)
+            stack += stage.inputs.values()
+    return missing
 
 
 def run_dag(
@@ -176,19 +203,21 @@ def run_dag(
     launch: Launcher | None,
     observer: RunObserver,
     cpus: float | None = None,
+    found: Scan | None = None,
 ) -> dict[str, Record]:
     """Make what ``targets`` need and is missing; records of all their stages that are there.
 
     ``cpus`` bounds what runs at once (default: this machine's); a stage counts
     ``runtime["cpus"]``, 1 if not given. Of stages that could start, the first in topological order
-    does. ``launch`` may be None if everything is there. An artifact found damaged is made again.
+    does. ``found`` is an earlier `scan` of these stages. ``launch`` may be None where nothing is
+    missing. An artifact found damaged is made again.
 
     Raises:
         StageFailed: the first stage that failed, after those that were running have ended.
         UserError: a stage found the user's input or store wrong.
         KeyboardInterrupt: Ctrl-C; running stages were cancelled.
     """
-    run = _Run(targets, store, launch, observer, float(cpus or os.cpu_count() or 1))
+    run = _Run(targets, store, launch, observer, float(cpus or os.cpu_count() or 1), found)
     try:
         return run.all()
     finally:
@@ -205,9 +234,10 @@ class _Run:
         launch: Launcher | None,
         observer: RunObserver,
         cpus: float,
+        found: Scan | None,
     ) -> None:
         self.targets, self.store, self.launch = targets, store, launch
-        self.observer, self.cpus = observer, cpus
+        self.observer, self.cpus, self.found = observer, cpus, found
         self.driver = LocalLauncher(observer.progress)
         self.claims = Claims(store)
         self.order = topological(targets)
@@ -220,11 +250,12 @@ class _Run:
 
     def all(self) -> dict[str, Record]:
         """Scan, then launch and collect until nothing is left."""
-        self.records, damaged = scan(self.order, self.store)
-        self.needed = self._missing([*self.targets, *(self.by_id[id] for id in damaged)])
+        found = self.found or scan(self.order, self.store)
+        self.records = {id: r for id, r in found.records.items() if id in self.by_id}
+        self.needed = {stage.id for stage in found.missing(self.targets)}
         self.observer.plan(self.order, [s.id for s in self.order if s.id not in self.needed])
-        for damage in damaged.values():
-            self._note(damage)
+        for id in self.needed & found.damaged.keys():
+            self._note(found.damaged[id])
         while True:
             waiting = self.failure is None and self._launch()
             if not self.running and not waiting:
@@ -252,17 +283,6 @@ class _Run:
     def _has(self, stage: Stage) -> bool:
         return stage.id in self.records
 
-    def _missing(self, stages: Iterable[Stage]) -> set[str]:
-        """Ids to make so that ``stages`` are there: those not committed, down to what is."""
-        missing: set[str] = set()
-        stack = list(stages)
-        while stack:
-            stage = stack.pop()
-            if not self._has(stage) and stage.id not in missing:
-                missing.add(stage.id)
-                stack += stage.inputs.values()
-        return missing
-
     def _launch(self) -> bool:
         """Start what can start; whether something waits for another driver."""
         waiting = False
@@ -276,9 +296,9 @@ class _Run:
             if running and used + _cpus(stage) > self.cpus + 1e-9:
                 continue
             if not self.claims.acquire(stage.id):
-                waiting = self._found(stage) or waiting
+                waiting = self._came(stage) or waiting
                 continue
-            if self._found(stage) is None:
+            if self._came(stage) is None:
                 self.claims.release(stage.id)
                 continue
             self._submit(stage)
@@ -286,7 +306,7 @@ class _Run:
             used += _cpus(stage)
         return waiting or bool(self.running)
 
-    def _found(self, stage: Stage) -> bool | None:
+    def _came(self, stage: Stage) -> bool | None:
         """None if the stage's artifact was committed meanwhile (now noted), else True."""
         try:
             record = self.store.get(stage.id)
@@ -310,7 +330,7 @@ class _Run:
         self.claims.release(stage.id)
         try:
             self.records[stage.id] = future.result()
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:  # a stage that exits has failed too
             self._failed(stage, _cause(error))
         else:
             self.observer.finished(stage, self.records[stage.id])
@@ -323,7 +343,7 @@ class _Run:
             if self.records.pop(error.id, None) is not None:
                 self.again[error.id] = self.again.get(error.id, 0) + 1
             if self.again.get(error.id, 0) <= MAKE_AGAIN:
-                self.needed |= self._missing([stage])
+                self.needed |= _missing([stage], self.records)
                 if isinstance(error, DamagedArtifact):
                     self._note(error)
                 return

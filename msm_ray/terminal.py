@@ -1,0 +1,169 @@
+"""How a run looks to people: a live block on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from msm_ray.observe import Running, RunState
+
+LINE_SECONDS = 10.0  # without a terminal: at most one progress line in so many seconds
+REFRESH_SECONDS = 0.5
+MAX_ROWS = 8  # running stages shown at once
+
+
+class Sink(Protocol):
+    """Something that shows a run. Called with the observer's lock held."""
+
+    def event(self, event: Mapping[str, Any], state: RunState) -> None:
+        """One thing happened; ``event["event"]`` names it."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+def display(stream: TextIO) -> Sink:
+    """The display that suits ``stream``: live on a terminal, lines elsewhere."""
+    return LiveBlock(stream) if stream.isatty() else Lines(stream)
+
+
+class Lines:
+    """Plain lines: what happens to stages, and how far the run is, rarely enough to read."""
+
+    def __init__(self, stream: TextIO, every: float = LINE_SECONDS) -> None:
+        """``every``: seconds between two lines of progress."""
+        self._stream, self._every = stream, every
+        self._last = time.monotonic()
+
+    def event(self, event: Mapping[str, Any], state: RunState) -> None:
+        """Print the event if it is worth a line."""
+        name = event["event"]
+        if name == "progress":
+            if time.monotonic() - self._last < self._every:
+                return
+            self._print(headline(state, time.monotonic()) + _running_text(state))
+            return
+        text = line(event)
+        if text:
+            counts = f"[{state.done}/{state.total}] " if "id" in event else ""
+            self._print(counts + text)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+        self._last = time.monotonic()
+
+
+class LiveBlock:
+    """One block at the bottom of a terminal, redrawn in place; notes and failures scroll above."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream)
+        self._state = RunState()
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            refresh_per_second=1 / REFRESH_SECONDS,
+            transient=True,
+        )
+        self._shown = False
+
+    def event(self, event: Mapping[str, Any], state: RunState) -> None:
+        """Show the new state; print what should stay readable."""
+        self._state = state
+        name = event["event"]
+        if name == "plan" and state.missing and not self._shown:
+            self._live.start()
+            self._shown = True
+        if name in ("plan", "note", "failed", "done"):
+            self._console.print(line(event), markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the block."""
+        if self._shown:
+            self._live.stop()
+
+    def _render(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        now = time.monotonic()
+        # Drawn from another thread, without the lock: a copy that may be half a step old.
+        running = sorted(self._state.running.copy().values(), key=lambda r: r.since)
+        table = Table.grid(padding=(0, 1))
+        table.add_row(Text(_bar(_share_done(self._state, running))), headline(self._state, now))
+        for row in running[:MAX_ROWS]:
+            facts = ", ".join(f"{k} {_short(v)}" for k, v in row.facts.items())
+            what = f"{row.stage.name}  {duration(now - row.since)}  {facts}".rstrip()
+            table.add_row(Text(_bar(row.fraction)), Text(what, no_wrap=True, overflow="ellipsis"))
+        if len(running) > MAX_ROWS:
+            table.add_row("", f"and {len(running) - MAX_ROWS} more")
+        return table
+
+
+def line(event: Mapping[str, Any]) -> str:
+    """One line for people about an event; empty for one that needs none."""
+    name = event["event"]
+    what = f"{event.get('kind', '')} {event.get('label', '')}".strip()
+    if name == "plan":
+        missing = event["stages"] - event["cached"]
+        return f"{event['stages']} stages: {event['cached']} there, {missing} to make"
+    if name == "finished":
+        return f"{what} done in {duration(event['seconds'])}"
+    if name == "found":
+        return f"{what} was made by another run"
+    if name == "failed":
+        return f"{what} failed: {event['error']}"
+    if name == "note":
+        return str(event["text"])
+    if name == "done":
+        took = duration(event["seconds"])
+        return f"{event['made']} stages made, {event['cached']} were there, in {took}"
+    return ""
+
+
+def headline(state: RunState, now: float) -> str:
+    """Counts, elapsed and left: ``12/40 stages, 3 running, 1m 05s, about 4m left``."""
+    parts = [f"{state.done}/{state.total} stages", f"{len(state.running)} running"]
+    parts.append(duration(now - state.started_at))
+    left = state.seconds_left(now)
+    if left is not None and state.missing:
+        parts.append(f"about {duration(left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``4s``, ``2m 05s``, ``1h 02m``."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _running_text(state: RunState) -> str:
+    shown = [f"{r.stage.name} {r.fraction:.0%}" for r in list(state.running.values())[:4]]
+    return ": " + ", ".join(shown) if shown else ""
+
+
+def _share_done(state: RunState, running: Sequence[Running]) -> float:
+    if not state.total:
+        return 0.0
+    return (state.done + sum(row.fraction for row in running)) / state.total
+
+
+def _bar(fraction: float, width: int = 20) -> str:
+    filled = round(min(max(fraction, 0.0), 1.0) * width)
+    return "━" * filled + "╌" * (width - filled)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
