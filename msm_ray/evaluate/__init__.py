@@ -1,0 +1,1 @@
+"""Evaluation: tasks and scorers (pure), statistics (pure), warm vLLM engines, serving."""
