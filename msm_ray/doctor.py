@@ -326,7 +326,7 @@ def _ray(address: str | None) -> Check:
     if address.startswith(("http://", "https://")):
         code = (
             "import sys; from ray.job_submission import JobSubmissionClient as C;"
-            "print('Ray', C(sys.argv[1]).get_version())"
+            "C(sys.argv[1]).get_version(); print('its Jobs server answers')"
         )
     else:
         code = (
@@ -334,9 +334,7 @@ def _ray(address: str | None) -> Check:
             "print({k: v for k, v in ray.cluster_resources().items() if k in ('CPU', 'GPU')})"
         )
     ok, output = _ask(code, address, seconds=60)
-    fix = (
-        "ray start --head (see cluster/README.md); with a token: RAY_AUTH_MODE, RAY_AUTH_TOKEN_PATH"
-    )
+    fix = "start one, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH: cluster/README.md"
     return Check(name, ok, output, "" if ok else fix)
 
 
@@ -353,7 +351,8 @@ def _ask(code: str, *arguments: str, seconds: float) -> tuple[bool, str]:
     except subprocess.TimeoutExpired:
         return False, f"no answer within {seconds:.0f} s"
     lines = (run.stdout if run.returncode == 0 else run.stderr).strip().splitlines()
-    return run.returncode == 0, lines[-1].strip() if lines else f"exit code {run.returncode}"
+    text = lines[-1].strip() if lines else f"exit code {run.returncode}"
+    return run.returncode == 0, text if len(text) <= 160 else text[:160] + " ..."
 
 
 if __name__ == "__main__":
