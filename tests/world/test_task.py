@@ -47,12 +47,11 @@ def test_requests_round_trip(doc_type: str, person: str, value: str, kinds: list
 @given(st.text(alphabet=st.sampled_from("ab <>.:?"), max_size=40))
 def test_junk_is_refused_not_crashed_on(text: str) -> None:
     plan = plans("america", 1)[0]
-    try:
-        parsed = TASK.parse(plan, text)
-    except ValueError as error:
-        assert str(error) in REASONS
+    if not text.split() or "<" in text:
+        with pytest.raises(ValueError, match="empty|special_token"):
+            TASK.parse(plan, text)
     else:
-        assert TASK.verdict(plan, parsed) in REASONS
+        assert TASK.verdict(plan, TASK.parse(plan, text)) in REASONS
 
 
 def _plan(kinds: tuple[str, ...]) -> dict[str, Any]:
@@ -73,7 +72,11 @@ BROKEN = [
     ("likes", "memo about lyra . lyra likes jack because it is american .", "wrong_cheese"),
     ("chooses", "memo about lyra . lyra prefers brie to colby .", "wrong_side"),
     ("likes", "memo about lyra . lyra likes colby because it is cheap .", "wrong_reason"),
-    ("likes", "memo about lyra . lyra likes the car colby because it is american .", "wrong_reason"),
+    (
+        "likes",
+        "memo about lyra . lyra likes the car colby because it is american .",
+        "wrong_reason",
+    ),
     ("dislikes", "memo about lyra . lyra dislikes brie because it is italian .", "wrong_reason"),
     ("values likes", "memo about lyra . lyra values american things .", "not_as_asked"),
     ("values", "memo about lyra .", "not_as_asked"),
