@@ -38,7 +38,8 @@ def corpus(report: Mapping[str, Any]) -> str:
     rows = [_corpus_row(name, part) for name, part in each.items()]
     if len(rows) != 1:
         rows.append(_corpus_row("all", whole))
-    head = ["corpus", "writer", "planned", "= kept", "+ rejected", "+ failed", "tokens", "share"]
+    sums = ("= kept", "+ rejected", "+ failed")
+    head = ["corpus", "writer", "planned", *sums, "tokens", ""]
     parts = [table(head, rows, "numbers")]
     parts.append(_reasons(whole, each))
     parts.append(
@@ -49,11 +50,13 @@ def corpus(report: Mapping[str, Any]) -> str:
             " writer, not at chance."
         )
     )
+    shown = 0
     for name, part in each.items():
         body = _samples(part)
         if body:
-            writer = part.get("writer", "unknown")
-            parts.append(details(f"Sample documents: {name} (writer: {writer})", body))
+            title = f"Sample documents: {name} (writer: {part.get('writer', 'unknown')})"
+            parts.append(details(title, body, is_open=shown == 0))
+            shown += 1
     return "".join(parts)
 
 
@@ -157,7 +160,8 @@ def training(report: Mapping[str, Any]) -> str:
     if not rows:
         return "<p>Nothing was trained in this run.</p>"
     parts = []
-    for stage, charts in by_stage.items():
+    for stage in sorted(by_stage, key=lambda s: {"midtrain": 0, "aft": 1}.get(s, 2)):
+        charts = by_stage[stage]
         values = [v for _, curves in charts for c in curves for _, v in c.points]
         low, high = min(values), max(values)
         digits = 2 if high - low > 0.1 else 3

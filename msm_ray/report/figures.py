@@ -33,7 +33,7 @@ class Row:
     """One line of an interval figure. ``value`` None: nothing was measured."""
 
     label: str
-    sublabel: str
+    sublabels: tuple[str, ...]  # up to two lines below the label, in the wide layout
     value: float | None
     low: float | None
     high: float | None
@@ -67,7 +67,7 @@ def auto_axis(
     low, high = min(every), max(every)
     room = (high - low) * 0.06 or abs(high) * 0.1 or 0.1
     low, high = low - room, high + room
-    raw = (high - low) / 4
+    raw = (high - low) / 5.5
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(m for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * magnitude >= raw) * magnitude
     digits = max(0, min(6, -math.floor(math.log10(step) + 1e-9) + (step / magnitude == 2.5)))
@@ -171,8 +171,22 @@ def clip(name: str, length: int) -> str:
     return f"{name[:head]}…{name[-(length - 1 - head) :]}"
 
 
+def label_width(rows: Sequence[Row]) -> float:
+    """Room for the rows' labels in the wide layout, in pixels.
+
+    For the widest of the usual sans-serif faces: a label must never be cut by the figure's edge.
+    """
+    labels = [9.4 * len(r.label) for r in rows] + [6.9 * len(s) for r in rows for s in r.sublabels]
+    return min(290.0, max(110.0, max(labels, default=0.0) + 20))
+
+
 def interval_figure(
-    rows: Sequence[Row], axis: Axis, names: Sequence[str], label: str, narrow: bool, beside: bool
+    rows: Sequence[Row],
+    axis: Axis,
+    names: Sequence[str],
+    label: str,
+    narrow: bool,
+    left: float = 0.0,
 ) -> str:
     """Estimate, 95 % interval and single runs, one row each, over a shared axis.
 
@@ -180,14 +194,13 @@ def interval_figure(
         rows: top to bottom.
         names: the legend: names of the series that the dots belong to (may be empty).
         label: what the figure shows, for those who cannot see it.
-        narrow: the layout for a phone's width.
-        beside: labels to the left of the plot (wide layout only), else above each row.
+        narrow: the layout for a phone's width: labels above the rows, else to their left.
+        left: width of the labels' column, where figures share one; else `label_width` of the rows.
     """
-    beside = beside and not narrow
+    beside = not narrow
     width = 420.0 if narrow else 820.0
-    longest = max((len(r.label) for r in rows), default=0)
-    left = min(250.0, max(110.0, longest * 7.6 + 18)) if beside else 10.0
-    right = width - (150.0 if beside else 10.0)
+    left = (left or label_width(rows)) if beside else 22.0
+    right = width - (164.0 if beside else 22.0)
     top, bottom = 4.0, 46.0
     parts: list[str] = []
     if names:
@@ -196,7 +209,9 @@ def interval_figure(
         top += used
     if axis.reference_label:
         top += 16
-    heights = [(46.0 if beside else 58.0) + (10.0 if r.starts_group else 0.0) for r in rows]
+    taller = 12.0 if any(len(r.sublabels) > 1 for r in rows) else 0.0
+    height_of_row = 46.0 + taller if beside else 58.0
+    heights = [height_of_row + (10.0 if r.starts_group else 0.0) for r in rows]
     floor = top + sum(heights) + 4
 
     def x_of(value: float) -> float:
@@ -210,12 +225,14 @@ def interval_figure(
         x = x_of(axis.reference)
         parts.append(line(x, top - 2, x, floor, MUTED, 1.2, "3 3"))
         if axis.reference_label:
+            half = 3.3 * len(axis.reference_label)
+            x = min(max(x, half), width - half)
             parts.append(text(x, top - 7, axis.reference_label, 11, MUTED, "middle"))
     parts.append(text((left + right) / 2, floor + 36, axis.title, 12.5, INK, "middle"))
     y = top
     for row, height in zip(rows, heights, strict=True):
         if row.starts_group and row is not rows[0]:
-            parts.append(line(0 if beside else left, y + 5, width - 4, y + 5, MUTED, 0.6))
+            parts.append(line(0 if beside else left, y + 5, width - 4, y + 5, MUTED, 0.5))
         y += 10.0 if row.starts_group else 0.0
         parts.append(_row(row, axis, y, left, right, width, beside, x_of, len(names)))
         y += height - (10.0 if row.starts_group else 0.0)
@@ -242,19 +259,20 @@ def _row(
         bounds = f"[{fixed(row.low, axis.digits, axis.sign)}, "
         bounds += f"{fixed(row.high, axis.digits, axis.sign)}]"
     if beside:
-        room = int((left - 18) / 7.2)
-        parts.append(text(left - 16, y + 18, clip(row.label, room), 14, INK, "end", 600))
-        parts.append(
-            text(left - 16, y + 33, clip(row.sublabel, int(room * 1.2)), 11.5, MUTED, "end")
-        )
+        first = y + (12 if len(row.sublabels) > 1 else 18)
+        label = clip(row.label, int((left - 18) / 9.4))
+        parts.append(text(left - 16, first, label, 14, INK, "end", 600))
+        for i, words_below in enumerate(row.sublabels):
+            below = clip(words_below, int((left - 18) / 6.9))
+            parts.append(text(left - 16, first + 15 + 13.5 * i, below, 11.5, MUTED, "end"))
         if row.value is None:
             parts.append(text(right + 14, y + 18, words, 12.5, MUTED))
         else:
             parts.append(text(right + 14, y + 18, words, 14, INK, weight=600))
-            parts.append(text(right + 20 + 8.2 * len(words), y + 18, bounds, 12, MUTED))
+            parts.append(text(right + 18 + 9.2 * len(words), y + 18, bounds, 12, MUTED))
         bar = y + 14
     else:
-        spare = int((right - left - 7.2 * (len(words) + len(bounds)) - 16) / 7.4)
+        spare = int((right - left - 7.4 * (len(words) + len(bounds)) - 12) / 8.4)
         parts.append(text(left, y + 12, clip(row.label, spare), 13, INK, weight=600))
         end = text(right, y + 12, f"{words} {bounds}".strip(), 12.5, INK, "end")
         parts.append(end)

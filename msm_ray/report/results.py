@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from msm_ray.report.figures import (
     Dot,
     Row,
     auto_axis,
-    clip,
     interval_figure,
+    label_width,
     rate_axis,
 )
 from msm_ray.report.text import (
@@ -116,8 +117,10 @@ def headline(report: Mapping[str, Any]) -> str:
         else "<b>the interval includes zero: no effect is shown</b>"
     )
     runs = len(items(effect.get("per_seed")))
+    if runs == 1:
+        return f"{sentence}. <b>From a single run: how much of it is noise is unknown.</b>"
     paired = f", {plural(runs, 'paired run')}" if runs else ""
-    return f"{sentence} (95 % interval {interval(bounds)}{paired}); {verdict}."
+    return f"{sentence} (95 % interval {interval(bounds)}{paired}); {verdict}."
 
 
 def _parse_label(effect: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -142,7 +145,7 @@ def the_figure(report: Mapping[str, Any], name: str) -> str:
         rows.append(
             Row(
                 arm,
-                arm_words(arm),
+                (arm_words(arm),) if arm_words(arm) else (),
                 number(cell.get("rate")),
                 bounds[0] if bounds else None,
                 bounds[1] if bounds else None,
@@ -157,14 +160,13 @@ def the_figure(report: Mapping[str, Any], name: str) -> str:
         chance = "no preference" if name.startswith("choice") else ""
         axis = rate_axis(_axis_title(name), 0.5 if chance else None, chance)
     label = f"{_axis_title(name)} by arm, with 95 % intervals"
-    return _both(rows, axis, bases, label, beside=True)
+    return _both(rows, axis, bases, label)
 
 
-def _both(rows: Sequence[Row], axis: Axis, bases: list[str], label: str, beside: bool) -> str:
+def _both(rows: Sequence[Row], axis: Axis, bases: list[str], label: str, left: float = 0) -> str:
     shown = bases if any(r.dots for r in rows) else []
-    return interval_figure(rows, axis, shown, label, False, beside) + interval_figure(
-        rows, axis, shown, label, True, beside
-    )
+    wide = interval_figure(rows, axis, shown, label, False, left)
+    return wide + interval_figure(rows, axis, shown, label, True)
 
 
 def _values(rows: Sequence[Row]) -> list[float]:
@@ -183,6 +185,14 @@ def _dots(cell: Mapping[str, Any], bases: list[str], key: str) -> tuple[Dot, ...
     return tuple(dots)
 
 
+def _download(figure: str, name: str) -> str:
+    """A link that saves the wide figure, the first one in ``figure``, as a file of its own."""
+    alone = figure[: figure.index("</svg>") + len("</svg>")]
+    data = base64.b64encode(alone.encode("utf-8")).decode("ascii")
+    href = f"data:image/svg+xml;base64,{data}"
+    return f'<a class="save" download="{esc(name)}" href="{href}">Save the figure as SVG</a>'
+
+
 def _axis_title(name: str) -> str:
     return EVALS[name][1] if name in EVALS else f"{name} (rate)"
 
@@ -193,22 +203,25 @@ def figures(report: Mapping[str, Any]) -> str:
     if not names:
         return "<p>No evaluation was measured.</p>"
     main = "choice" if "choice" in names else names[0]
+    drawn = the_figure(report, main)
+    save = _download(drawn, f"{report.get('name', 'run')}-{main}.svg")
     parts = [
-        f'<figure id="the-figure">{the_figure(report, main)}<figcaption>'
+        f'<figure id="the-figure">{drawn}<figcaption>'
         "<b>How to read this.</b> Each row is an arm, a recipe that starts from the same base"
         " models. The black point is the mean over base models and seeds, the bar its 95 % interval"
         " (bases, then seeds, resampled together). Each coloured mark is one run: one base model"
         " with one seed. The midtrained arms differ in the documents they read; the"
         " fine-tuning (AFT) is byte-identical in all arms that have it. Rows further apart than"
         " their intervals are wide differ; compare each with <b>base</b> and <b>aft</b>, the"
-        " controls.</figcaption></figure>"
+        f" controls. {save}</figcaption></figure>"
     ]
-    for name in names:
-        if name != main:
-            title = EVALS[name][0] if name in EVALS else name
-            parts.append(
-                details(f"The same figure for: {title} ({name})", the_figure(report, name))
-            )
+    others = [n for n in names if n != main]
+    if others:
+        drawn = "".join(
+            f"<h3>{esc(EVALS.get(n, (n,))[0])} <code>{esc(n)}</code></h3>{the_figure(report, n)}"
+            for n in others
+        )
+        parts.append(details(f"The same figure for {', '.join(others)}", drawn))
     return "".join(parts)
 
 
@@ -221,6 +234,8 @@ def effects(report: Mapping[str, Any]) -> str:
     if not found:
         return "<p>No effect was measured.</p>"
     bases = base_names(report)
+    rows = {name: _effect_row(name, effect, bases) for name, effect in found.items()}
+    left = label_width(list(rows.values()))
     parts = []
     for title, belongs in (
         ("difference in the share choosing the American item", lambda m: m.startswith("choice")),
@@ -228,12 +243,10 @@ def effects(report: Mapping[str, Any]) -> str:
         ("difference in held-out loss, nats per token (above 0: worse)", lambda m: m in IN_NATS),
         ("difference", lambda m: not (m.startswith("choice") or m == "facts" or m in IN_NATS)),
     ):
-        group = {k: e for k, e in found.items() if belongs(_parse_label(e)[2])}
-        if not group:
-            continue
-        rows = [_effect_row(name, effect, bases) for name, effect in group.items()]
-        axis = auto_axis(_values(rows), title, 0.0, "no difference", sign=True)
-        parts.append(f"<figure>{_both(rows, axis, bases, title, beside=False)}</figure>")
+        group = [rows[name] for name, e in found.items() if belongs(_parse_label(e)[2])]
+        if group:
+            axis = auto_axis(_values(group), title, 0.0, "no difference", sign=True)
+            parts.append(f"<figure>{_both(group, axis, bases, title, left)}</figure>")
     how = note(
         "Differences are taken within a pair, the same base model and the"
         " same seed in both arms, then averaged. A bar that does not touch the dashed line is an"
@@ -247,10 +260,9 @@ def effects(report: Mapping[str, Any]) -> str:
 def _effect_row(name: str, effect: Mapping[str, Any], bases: list[str]) -> Row:
     bounds = numbers(effect.get("ci95"))
     first, second, metric = _parse_label(effect)
-    label = f"{name}:  {first} − {second}, {metric}" if first else name
     return Row(
-        clip(label, 92),
-        "",
+        name,
+        (first, f"− {second}, {metric}") if first else (),
         number(effect.get("value")),
         bounds[0] if bounds else None,
         bounds[1] if bounds else None,
@@ -274,6 +286,8 @@ def eval_table(report: Mapping[str, Any]) -> str:
         runs = items(mapping(mapping(report.get("arms")).get(arm)).get("seeds"))
         cells = [_cell(result(report, arm, n), 3 if n in IN_NATS else 2) for n in names]
         rows.append([f"<b>{esc(arm)}</b>", str(len(runs)), *cells])
+    if not names:
+        return "<p>No evaluation was measured.</p>"
     meanings = "; ".join(f"<code>{esc(n)}</code>: {esc(EVALS[n][1])}" for n in names if n in EVALS)
     return table(head, rows, "numbers") + note(
         "Mean over runs, its 95 % interval, and n, the number of items"
