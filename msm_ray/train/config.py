@@ -20,9 +20,9 @@ class TrainConfig:
     """The literals of a training run: they bear its identity. Checked at construction.
 
     ``epochs`` may be fractional; exactly ``round(epochs * blocks)`` blocks are seen, in steps of
-    ``batch_blocks``, the last step taking what is left. ``warmup_fraction`` is a share of the steps,
-    ``final_lr_fraction`` the rate at the end as a share of ``learning_rate``. ``freeze`` names
-    parameter groups that stay as they are; "embeddings" are the input and output embeddings.
+    ``batch_blocks``, the last step taking what is left. ``warmup_fraction`` is a share of the
+    steps, ``final_lr_fraction`` the rate at the end as a share of ``learning_rate``. ``freeze``
+    names parameter groups that stay as they are; "embeddings" are the input and output embeddings.
     ``precision`` is that of the matrix products; weights, optimizer and loss are fp32.
     ``shuffle=False`` reads the blocks in the order in which they were packed.
     """

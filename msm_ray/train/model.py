@@ -112,7 +112,11 @@ def save_model(
     if save_dtype not in DTYPES:
         raise UserError(f"save_dtype is {save_dtype!r}, allowed is {' | '.join(DTYPES)}")
     dtype = DTYPES[save_dtype]
-    weights = {name: value.to(dtype).contiguous() for name, value in state.items()}
+    # Copies: a sharding backend hands out views of larger storages, which safetensors refuses.
+    weights = {
+        name: value.to(dtype).clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
     if config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     out.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,8 @@ class Batch:
         """Micro-batches of at most ``blocks`` blocks; 0 keeps the batch whole."""
         if blocks <= 0 or blocks >= len(self.input_ids_BT):
             return [self]
-        parts = (t.split(blocks) for t in (self.input_ids_BT, self.position_ids_BT, self.labels_BT))
+        columns = (self.input_ids_BT, self.position_ids_BT, self.labels_BT)
+        parts = (torch.split(column, blocks) for column in columns)
         return [Batch(*part) for part in zip(*parts, strict=True)]
 
 

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from msm_ray.errors import UserError
 from msm_ray.train.backends import make_backend
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.fingerprint import write_fingerprint
-from msm_ray.train.loop import History, OnStep, train
+from msm_ray.train.loop import History, OnStep, TrainingDiverged, train
 from msm_ray.train.model import init_model, load_model, save_model
 
 TRAINING_FILE = "training.json"
@@ -160,7 +160,12 @@ def _ray_worker(values: dict[str, str]) -> dict[str, Any]:
         part.write_text(json.dumps([step / steps, {"step": step, "steps": steps, **facts}]))
         part.replace(progress)
 
-    return run_worker(TrainJob.from_json(values["job"]), write if rank == 0 else None)
+    try:
+        return run_worker(TrainJob.from_json(values["job"]), write if rank == 0 else None)
+    except (UserError, TrainingDiverged) as error:
+        # The same on every rank and in every repetition: handed back, not raised, so that Ray
+        # Train does not start the workers again for it.
+        return {"error": str(error), "user": isinstance(error, UserError)}
 
 
 def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
@@ -210,15 +215,26 @@ def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
             use_gpu=runtime.use_gpu,
             resources_per_worker={"CPU": runtime.cpus_of_worker},
         ),
-        run_config=run_config,
+        run_config=replace(run_config, worker_runtime_env=_worker_environment(runtime)),
     )
     with _polling(progress_file, progress), _sigint_kept():
         return _result(trainer.fit())
 
 
+def _worker_environment(runtime: TrainRuntime) -> dict[str, Any]:
+    """Environment of the workers: threads of OpenMP, and the device that DeepSpeed is to see."""
+    variables = {"OMP_NUM_THREADS": str(runtime.threads)}
+    if not runtime.use_gpu:
+        variables["DS_ACCELERATOR"] = "cpu"
+    return {"env_vars": variables}
+
+
 def _result(result: Any) -> dict[str, Any]:
     assert isinstance(result.return_value, dict), "the training function returned nothing"
-    return result.return_value
+    facts = result.return_value
+    if "error" in facts:
+        raise (UserError if facts["user"] else TrainingDiverged)(facts["error"])
+    return facts
 
 
 @contextmanager
