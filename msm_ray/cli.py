@@ -169,11 +169,6 @@ def _explain(error: Exception) -> int:
                 file=sys.stderr,
             )
             return WRONG_INPUT
-    stage_failed = getattr(sys.modules.get("msm_ray.stage"), "StageFailed", None)
-    if stage_failed is not None and isinstance(error, stage_failed):
-        cause = error.__cause__
-        print(f"msm: {_one_line(error)}", file=sys.stderr)
-        return WRONG_INPUT if isinstance(cause, UserError) else FAILED
     traceback.print_exception(error)
     return FAILED
 

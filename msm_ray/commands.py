@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 def _open(url: str) -> Store:
-    """The store at ``url``, which must be there already: looking never makes one."""
+    """The store at ``url``, in which something must be already: looking never makes one."""
     from msm_ray.artifact import Store
 
-    return Store(url, write=False)
+    store = Store(url, create=False)
+    if not store.names("artifacts") and not store.names("runs"):
+        raise UserError(
+            f"store {store.url}: no store here yet; msm run makes one, --store names it"
+        )
+    return store
 
 
 def _find(store: Store, prefix: str) -> str:
@@ -170,11 +175,35 @@ def verify(arguments: argparse.Namespace) -> int:
 def gc(arguments: argparse.Namespace) -> int:
     """``msm gc``: remove what no committed record refers to; committed artifacts all stay."""
     store = _open(arguments.store)
+    if arguments.dry_run:
+        for line in _leftovers(store):
+            print(f"would remove  {line}")
+        return 0
     removed = store.gc()
     for name in removed:
         print(f"removed  {name}")
     print(f"{_count(len(removed), 'leftover')} removed from {store.url}")
     return 0
+
+
+def _leftovers(store: Store) -> list[str]:
+    """What no committed record refers to. Uncommitted data may be under way: it waits a day."""
+    from msm_ray.artifact import DamagedArtifact
+
+    waits = "  (if nobody has touched it for a day)"
+    names = []
+    for id in store.names("artifacts"):
+        try:
+            record = store.get(id)
+        except DamagedArtifact:
+            record = None  # just set aside
+        keep = {"record.json", record.attempt} if record else set()
+        names += [
+            f"artifacts/{id}/{name}{'' if record else waits}"
+            for name in store.names(f"artifacts/{id}")
+            if name not in keep
+        ]
+    return names + [f"work/{name}{waits}" for name in store.names("work")]
 
 
 # -------------------------------------------------------------------------------- report, serve
@@ -192,8 +221,7 @@ def report(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.run}: no such run in {store.url}; its runs: {allowed}")
     content = store.read_json(name)
     page = render_html(content).encode("utf-8")
-    store.write_bytes(f"runs/{arguments.run}/report.html", page)
-    print(f"report: {store.url}/runs/{arguments.run}/report.html")
+    print(f"report: {store.write_bytes(f'runs/{arguments.run}/report.html', page)}")
     return 0
 
 

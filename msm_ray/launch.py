@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from msm_ray.settings import Job, apply_settings, load_job
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+
+    from msm_ray.stage import StageFailed
 
 EXCLUDED = [".git", ".venv", "msm-store", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"]
 
@@ -30,7 +33,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(preview_text(job.preview(arguments.store)))
         return 0
-    result = job.run(arguments.store, arguments.address)
+    try:
+        result = job.run(arguments.store, arguments.address)
+    except Exception as error:
+        from msm_ray.stage import StageFailed  # only now: not every job is made of stages
+
+        if not isinstance(error, StageFailed):
+            raise
+        return _stage_failed(error, arguments.store, str(getattr(job, "name", "job")))
     print(f"report: {result.report_html}")
     print(f"        {result.report_json}")
     if not result.complete:
@@ -42,6 +52,32 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _stage_failed(failure: StageFailed, store: str, name: str) -> int:
+    """Say which stage failed and how, in one line each; the traceback goes to a log in the store.
+
+    Returns the exit code: 2 when what the user gave was wrong, though only the stage could see it.
+    """
+    from msm_ray.artifact import Store
+
+    # Ray wraps what a task raised; the words for the user are those of the error itself.
+    cause = getattr(failure.error, "cause", None) or failure.error
+    wrong_input = isinstance(cause, UserError)
+    words = " ".join(str(cause).split())
+    kind = "" if wrong_input else f"{type(cause).__name__}: "
+    print(
+        f"msm: stage {failure.stage.name} ({failure.stage.id}) failed: {kind}{words}",
+        file=sys.stderr,
+    )
+    log = f"runs/{name}/failed-{failure.stage.id}.log"
+    opened = Store(store)
+    opened.write_bytes(log, "".join(traceback.format_exception(failure.error)).encode())
+    print(
+        f"     log: {opened.url}/{log}; what is done stays, the same command continues",
+        file=sys.stderr,
+    )
+    return 2 if wrong_input else 1
 
 
 def preview(arguments: argparse.Namespace) -> int:

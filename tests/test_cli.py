@@ -1,0 +1,350 @@
+"""The command line: what it prints and returns, command by command, on a real local store."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from msm_ray.artifact import Record, Store
+from msm_ray.cli import main
+from msm_ray.commands import age_text, size_text
+from msm_ray.launch import preview_text
+
+ROOT = Path(__file__).parents[1]
+
+# A job of its own, by the protocol that experiments and searches follow.
+JOB = """
+from dataclasses import dataclass, field
+from msm_ray.artifact import Store
+from msm_ray.errors import UserError
+from msm_ray.execute import LocalLauncher
+from msm_ray.settings import RunResult
+from msm_ray.stage import Stage, run_dag
+
+@dataclass(frozen=True)
+class Aft:
+    learning_rate: float = 1e-3
+    def __post_init__(self):
+        if self.learning_rate < 0:
+            raise UserError(f"learning_rate is {self.learning_rate}; allowed: 0 or more")
+
+@dataclass(frozen=True)
+class Job:
+    name: str = "tiny"
+    outcome: str = "complete"
+    aft: Aft = field(default_factory=Aft)
+
+    def run(self, store_url, address=None):
+        store = Store(store_url)
+        if self.outcome == "interrupt":
+            raise KeyboardInterrupt
+        if self.outcome == "bug":
+            raise RuntimeError("a bug of ours")
+        if self.outcome == "user":
+            raise UserError("the spec is\\nempty")
+        if self.outcome == "missing":
+            import vllm_that_is_not_there as _
+        if self.outcome.startswith("stage"):
+            from msm_ray.stage import StageFailed
+            stage = Stage("midtrain", "1", {}, {}, "no.such:function", label="msm:x")
+            wrong = self.outcome == "stage-user"
+            raise StageFailed(stage, UserError("too little memory") if wrong else OSError("boom"))
+        complete = self.outcome == "complete"
+        cells = {"expected": 2, "present": 2 if complete else 1, "missing": []}
+        report = {"name": self.name, "title": "T", "complete": complete, "cells": cells,
+                  "cost": {"lr": self.aft.learning_rate, "address": address}}
+        store.write_json(f"runs/{self.name}/report.json", report)
+        where = f"{store.url}/runs/{self.name}/report"
+        return RunResult(report, where + ".json", where + ".html", complete)
+
+    def preview(self, store_url):
+        row = {"kind": "aft", "label": "x", "count": 3, "cached": 1, "documents": 0,
+               "tokens": 12500, "steps": 8, "flops": 2.5e13, "device_seconds": 4.25}
+        sharing = {"stages_if_not_shared": 9, "stages": 3, "device_seconds_saved": 12.0}
+        return {"stages": [row], "totals": row, "sharing": sharing}
+
+def experiment():
+    return Job()
+
+if __name__ == "__main__":
+    from msm_ray.cli import job_main
+    job_main(experiment)
+"""
+
+Msm = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def msm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Msm:
+    """Run ``msm ...`` in a folder that holds job.py: (exit code, stdout, stderr)."""
+    (tmp_path / "job.py").write_text(JOB)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def commit(store: Store, id: str, kind: str = "aft", text: str = "weights") -> Record:
+    folder = store.work_dir(f"make-{id}")
+    (folder / "data.txt").write_text(text)
+    record = Record(
+        id, kind, f"label of {id}", "1", {"lr": 1e-3}, {"blocks": "f" * 16}, facts={"tokens": 5}
+    )
+    return store.commit(record, folder)
+
+
+# -------------------------------------------------------------------------------- run, preview
+
+
+def test_run_prints_where_the_report_is_and_returns_0(msm: Msm) -> None:
+    code, out, err = msm("run", "job.py")
+    assert (code, err) == (0, "")
+    assert "msm-store/runs/tiny/report.html" in out
+    assert Path("msm-store/runs/tiny/report.json").exists()
+
+
+def test_an_incomplete_run_returns_1_and_says_so(msm: Msm) -> None:
+    code, _, err = msm("run", "job.py", "--set", "outcome=incomplete")
+    assert code == 1
+    assert err.startswith("msm: incomplete: 1 of 2 cells")
+
+
+def test_settings_store_and_address_reach_the_job(msm: Msm) -> None:
+    arguments = ("--store", "other", "--set", "aft.learning_rate=2e-4", "name=b", "job.py")
+    code, _, _ = msm("run", *arguments, "--address", "auto")
+    assert code == 0
+    report = json.loads(Path("other/runs/b/report.json").read_text())
+    assert report["cost"] == {"lr": 2e-4, "address": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "none.py"], 2, "none.py: no such job file"),
+        (["run", "job.py", "--set", "aft.lr=1"], 2, "no setting 'lr'"),
+        (["run", "job.py", "--set", "garbled"], 2, "name.name=value"),
+        (["run", "job.py", "--set=aft.learning_rate=-1"], 2, "allowed: 0 or more"),
+        (["run", "job.py", "--set", "outcome=user"], 2, "the spec is empty"),
+        (["run", "job.py", "--store", "job.py"], 2, "job.py"),
+        (["run", "job.py", "--store", "nope://x"], 2, "unknown protocol"),
+        (["run"], 2, "JOB.py"),
+        (["fly"], 2, "invalid choice"),
+        ([], 2, "COMMAND"),
+        (["run", "job.py", "--colour"], 2, "--colour"),
+        (["ls"], 2, "no store here yet"),
+        (["submit", "job.py", "--address", "head:8265"], 2, "http://HEAD:8265"),
+        (["submit", "none.py", "--address", "http://head:8265"], 2, "no such job file"),
+    ],
+)
+def test_wrong_input_is_one_line_and_2(
+    msm: Msm, arguments: list[str], code: int, words: str
+) -> None:
+    found, _, err = msm(*arguments)
+    assert found == code
+    assert err.startswith("msm: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_ctrl_c_returns_130_and_says_what_stays(msm: Msm) -> None:
+    code, _, err = msm("run", "job.py", "--set", "outcome=interrupt")
+    assert code == 130
+    assert "What is done stays" in err
+
+
+def test_a_bug_shows_its_traceback_and_returns_1(msm: Msm) -> None:
+    code, _, err = msm("run", "job.py", "--set", "outcome=bug")
+    assert code == 1
+    assert "Traceback" in err
+    assert "a bug of ours" in err
+
+
+def test_a_failed_stage_is_named_with_its_error_and_its_log(msm: Msm) -> None:
+    code, _, err = msm("run", "job.py", "--set", "outcome=stage")
+    assert code == 1
+    first, second = err.splitlines()
+    assert re.match(r"msm: stage .*midtrain.* \(\w+\) failed: OSError: boom$", first)
+    log = re.search(r"log: (\S+\.log)", second)
+    assert log is not None
+    assert "boom" in Path(log.group(1)).read_text()
+
+
+def test_a_stage_that_finds_wrong_input_returns_2(msm: Msm) -> None:
+    code, _, err = msm("run", "job.py", "--set", "outcome=stage-user")
+    assert code == 2
+    assert "too little memory" in err
+
+
+def test_a_missing_package_gets_the_install_command(
+    msm: Msm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path("job.py").read_text().replace("vllm_that_is_not_there", "vllm")
+    Path("job.py").write_text(source)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    code, _, err = msm("run", "job.py", "--set", "outcome=missing")
+    assert code == 2
+    assert "vllm is not installed; install it: make setup" in err
+    assert err.count("\n") == 1
+
+
+def test_preview_and_dry_run_show_the_table_and_run_nothing(msm: Msm) -> None:
+    code, out, _ = msm("preview", "job.py")
+    assert code == 0
+    assert re.search(r"aft +3 +1 +\. +12,500 +8 +2\.5e13 +4\.2", out)
+    assert "3 stages instead of 9; 12 device-seconds saved" in out
+    assert msm("run", "job.py", "--dry-run") == (0, out, "")
+    assert not Path("msm-store").exists()
+    _, out, _ = msm("preview", "job.py", "--json")
+    assert json.loads(out)["totals"]["tokens"] == 12500
+
+
+def test_preview_text_of_an_empty_plan() -> None:
+    assert "to do in all" in preview_text({})
+
+
+def test_python_job_is_the_same_as_msm_run(msm: Msm) -> None:
+    words = ["--set", "aft.learning_rate=-1"]
+    direct = subprocess.run([sys.executable, "job.py", *words], capture_output=True, text=True)
+    code, _, err = msm("run", "job.py", *words)
+    assert (direct.returncode, direct.stderr) == (code, err)
+    done = subprocess.run([sys.executable, "job.py"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "report.html" in done.stdout
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, msm_ray.cli\n"
+        "heavy = {'ray', 'torch', 'vllm', 'numpy', 'pyarrow', 'fsspec'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "msm_ray.cli.main(['--help'])"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Exit codes" in done.stdout
+    assert time.monotonic() - started < 5.0  # 0.05 s on an idle machine
+
+
+# ------------------------------------------------------------------------------ store commands
+
+
+def test_ls_lists_runs_and_artifacts(msm: Msm) -> None:
+    msm("run", "job.py")
+    commit(Store("msm-store"), "a" * 16, text="x" * 2500)
+    code, out, _ = msm("ls")
+    assert code == 0
+    assert "run tiny  complete, 2 of 2 cells" in out
+    assert re.search(r"a{16} +aft +label of a+ +2\.5 kB +\d+ s", out)
+    _, out, _ = msm("ls", "--json")
+    listed = json.loads(out)
+    assert listed["artifacts"][0]["bytes"] == 2500
+    assert listed["runs"][0]["name"] == "tiny"
+
+
+def test_show_takes_the_beginning_of_an_id(msm: Msm) -> None:
+    store = Store("msm-store")
+    commit(store, "abc1" + "0" * 12)
+    commit(store, "abd2" + "0" * 12)
+    code, out, _ = msm("show", "abc")
+    assert code == 0
+    assert "label of abc1" in out
+    assert "lr: 0.001" in out
+    assert "data.txt" in out
+    _, out, _ = msm("show", "abd", "--json")
+    assert json.loads(out)["id"] == "abd2" + "0" * 12
+    code, _, err = msm("show", "ab")
+    assert code == 2
+    assert "2 artifacts begin so" in err
+    code, _, err = msm("show", "zz")
+    assert code == 2
+    assert "no artifact with that id" in err
+
+
+def test_verify_names_the_damaged_file_and_returns_1(msm: Msm) -> None:
+    store = Store("msm-store")
+    commit(store, "a" * 16)
+    record = commit(store, "b" * 16)
+    assert msm("verify")[0] == 0
+    Path(f"msm-store/artifacts/{record.id}/{record.attempt}/data.txt").write_text("changed")
+    code, out, err = msm("verify")
+    assert code == 1
+    assert "data.txt" in out
+    assert "b" * 16 in out
+    assert "1 of 2 artifacts sound" in out
+    assert "run the job again" in err
+    assert msm("verify", "aaaa")[0] == 0
+    assert msm("verify")[0] == 0  # the damaged one was set aside
+
+
+def test_gc_removes_leftovers_and_keeps_what_is_committed(msm: Msm) -> None:
+    record = commit(Store("msm-store"), "a" * 16)
+    leftover = Path(f"msm-store/artifacts/{record.id}/20200101T000000-dead")
+    leftover.mkdir()
+    (leftover / "half.txt").write_text("half")
+    code, out, _ = msm("gc", "--dry-run")
+    assert code == 0
+    assert "20200101T000000-dead" in out
+    assert leftover.exists()
+    code, out, _ = msm("gc")
+    assert code == 0
+    assert "1 leftover" in out
+    assert not leftover.exists()
+    assert msm("verify")[0] == 0
+
+
+def test_report_is_written_again_from_its_json(msm: Msm) -> None:
+    msm("run", "job.py")
+    code, out, _ = msm("report", "tiny")
+    assert code == 0
+    assert "runs/tiny/report.html" in out
+    assert "<h1>T</h1>" in Path("msm-store/runs/tiny/report.html").read_text()
+    code, _, err = msm("report", "other")
+    assert code == 2
+    assert "its runs: tiny" in err
+
+
+def test_serve_refuses_what_is_not_a_model(msm: Msm) -> None:
+    commit(Store("msm-store"), "a" * 16, kind="blocks")
+    code, _, err = msm("serve", "aaaa")
+    assert code == 2
+    assert "kind blocks; only models can be served" in err
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (2500, "2.5 kB"), (4e6, "4.0 MB"), (3e12, "3.0 TB")],
+)
+def test_size_text(size: float, text: str) -> None:
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("hour", "text"), [("11:59:20", "40 s"), ("11:30:00", "30 min"), ("02:00:00", "10 h")]
+)
+def test_age_text(hour: str, text: str) -> None:
+    from datetime import UTC, datetime
+
+    now = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    assert age_text(f"2026-01-05T{hour}+00:00", now) == text
+    assert age_text("2026-01-01T12:00:00", now) == "4 d"
+
+
+def test_submit_to_nobody_is_one_line(msm: Msm) -> None:
+    code, _, err = msm("submit", "job.py", "--address", "http://127.0.0.1:9")
+    assert code == 2
+    assert "no Ray cluster answers there" in err.splitlines()[-1]
