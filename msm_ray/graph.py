@@ -28,6 +28,7 @@ from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
 
 BLOCK_TOKENS = 128  # every micro model's context
+FILLERS = {"replay": "msm_ray.world.stages:replay", "chats": "msm_ray.world.chats:chats"}
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def filler(exp: Experiment, base: BaseModel, name: str, tokens: int, seed: int) 
         version="1",
         config=config,
         inputs={},
-        run=f"msm_ray.world.stages:{name}",
+        run=FILLERS[name],
         label=f"{base.name}/{seed}",
         estimate={"seconds": 1.0},
     )

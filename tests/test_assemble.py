@@ -56,7 +56,7 @@ def _record(stage: Stage, facts: dict[str, Any]) -> Record:
 
 
 def _records(exp: Experiment, graph: Graph, store: Store, tmp: Path) -> dict[str, Record]:
-    """Every artifact committed, with the rates above, shifted by base and seed alike in all arms."""
+    """Every artifact committed; base and seed shift the rates above alike in all arms."""
     facts: dict[str, dict[str, Any]] = {}
     for cell in graph.cells:
         shift = 0.01 * cell.seed + (0.02 if cell.base == "base-1" else 0.0)
