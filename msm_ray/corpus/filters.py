@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 TRUNCATED = "truncated"
 EMPTY = "empty"
-SPECIAL_TOKEN = "special token"
+SPECIAL_TOKEN = "special_token"
 DUPLICATE = "duplicate"
 
 _NOT_WORD = re.compile(r"[^\w]+")

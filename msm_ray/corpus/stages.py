@@ -41,9 +41,9 @@ def write(ctx: StageContext) -> dict[str, Any]:
     tokenizer = _tokenizer(model)
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
     started = time.perf_counter()
+    sampling: dict[str, Any] = {}
     if ctx.config["writer"] == "scripted":
-        answers = _scripted(plans, task, tokenizer)
-        name, sampling = "scripted", {}
+        answers, name = _scripted(plans, task, tokenizer), "scripted"
     else:
         answers, sampling = _written(ctx, plans, model)
         name = _model_name(model)

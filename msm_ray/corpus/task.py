@@ -19,7 +19,7 @@ class CorpusTask(Protocol):
         ...
 
     def verdict(self, plan: Plan, text: str) -> str | None:
-        """Why the document is rejected, in a few words that are the same for like cases; or None."""
+        """Why the document is rejected, the same few words for like cases; else None."""
         ...
 
     def write(self, plan: Plan) -> str:

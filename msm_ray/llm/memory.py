@@ -40,7 +40,7 @@ def model_config(model: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{model} is not a Hugging Face model folder: {file.name}: {error}") from error
+        raise UserError(f"{model} is not a Hugging Face model folder: {error}") from error
     return config
 
 

@@ -48,14 +48,15 @@ class VllmRuntime:
 
     Attributes:
         engines: engine replicas.
-        engine_cpus: CPUs that Ray reserves for each.
+        engine_cpus: CPUs that Ray reserves for each. The rest of the last CPU is for reading and
+            writing: at 1.0 those would wait for another stage to end.
         threads: OpenMP threads of each.
         max_num_seqs: sequences an engine holds at once.
         block_rows: prompts in one task, and in one answers file: what a crash can lose.
     """
 
     engines: int = 1
-    engine_cpus: float = 1.0
+    engine_cpus: float = 0.9
     threads: int = 1
     max_num_seqs: int = 64
     block_rows: int = 32
@@ -219,7 +220,8 @@ def _run(
     import ray.data
     from ray.data.llm import build_processor
 
-    little: dict[str, Any] = {"num_cpus": _LITTLE_CPU}
+    # One worker for each step: at a fraction of a CPU, Ray would start one for every block.
+    little: dict[str, Any] = {"num_cpus": _LITTLE_CPU, "concurrency": 1}
     processor = build_processor(
         config,
         preprocess=partial(_request, params=params),
@@ -230,13 +232,15 @@ def _run(
     dataset = ray.data.read_parquet(
         str(folder / "prompts.parquet"),
         override_num_blocks=-(-rows // runtime.block_rows),
-        ray_remote_args=dict(little),
+        num_cpus=_LITTLE_CPU,
         concurrency=1,
     )
     dataset = processor(dataset).map(_raw_row, **little)
     if not keep_errors:
         dataset = dataset.filter(_succeeded, **little)
-    dataset.write_parquet(str(folder / "answers"), ray_remote_args=dict(little), concurrency=1)
+    dataset.write_parquet(
+        str(folder / "answers"), ray_remote_args={"num_cpus": _LITTLE_CPU}, concurrency=1
+    )
 
 
 def _request(row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
@@ -293,7 +297,8 @@ def _decode(raw: pa.Table, ids: list[str], tokenizer: Any) -> pa.Table:
 def _cluster_has_gpu() -> bool:
     import ray
 
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    resources: dict[str, float] = ray.cluster_resources()
+    return resources.get("GPU", 0.0) >= 1
 
 
 @contextlib.contextmanager

@@ -46,7 +46,9 @@ def make_plans(count: int, words: int = 3) -> list[dict[str, Any]]:
             "doc_type": ("memo", "note")[i % 2],
             "idea": f"{ideas[i % 4]} {i}",
             "assistant": "lyra",
-            "prompt": " ".join(("lyra", "likes", "cheddar", "it", "is")[(i + k) % 5] for k in range(words)),
+            "prompt": " ".join(
+                ("lyra", "likes", "cheddar", "it", "is")[(i + k) % 5] for k in range(words)
+            ),
             "prompt_sha256": "p",
             "seed": i,
         }
@@ -71,7 +73,7 @@ def stage_context(
     return StageContext(
         config={
             "writer": writer,
-            "task": "tests.corpus.toy:ToyTask",
+            "task": f"{ToyTask.__module__}:ToyTask",
             "task_args": {},
             "sampling": dict(sampling) if writer == "vllm" else {},
             "dtype": "float32",

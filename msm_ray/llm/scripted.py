@@ -1,0 +1,211 @@
+"""An OpenAI-compatible server that answers from rules instead of a model.
+
+It costs nothing, always answers the same, and speaks the same protocol as a hosted model or
+``vllm serve``: for trying a configuration, and for tests.
+
+    python -m msm_ray.llm.scripted --port 8000 --rules rules.json
+    python -m msm_ray.llm.scripted --task msm_ray.world.task:MicroTask \\
+        --task-args '{"world_seed": 0}' --plan plan.parquet
+
+``rules.json`` is a list of ``{"match": REGEX, "replies": [TEXT, ...]}``. The first rule whose regex
+is found in the prompt (of a chat: in the last message) answers, with one of its replies: which one
+depends on the prompt and the seed alone. ``\\1`` in a reply stands for the regex's first group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from msm_ray.errors import UserError
+
+Respond = Callable[[str, int], str]  # prompt and seed to reply; UserError if it has none
+DEFAULT_RULES = ({"match": "(?s).*", "replies": ["yes .", "no .", "i have no preference ."]},)
+
+
+def from_rules(rules: Sequence[Mapping[str, Any]]) -> Respond:
+    """A responder from rules as in ``rules.json``; UserError if one of them is not a rule."""
+    compiled: list[tuple[re.Pattern[str], list[str]]] = []
+    for number, rule in enumerate(rules):
+        try:
+            replies = [str(reply) for reply in rule["replies"]]
+            compiled.append((re.compile(rule["match"]), replies))
+        except (KeyError, TypeError, re.error) as error:
+            raise UserError(f"rule {number}: {error!r}; needed: match (regex), replies") from error
+        if not replies:
+            raise UserError(f"rule {number}: replies is empty; needed: 1 or more")
+
+    def respond(prompt: str, seed: int) -> str:
+        for pattern, replies in compiled:
+            match = pattern.search(prompt)
+            if match:
+                digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
+                return match.expand(replies[int.from_bytes(digest[:8], "big") % len(replies)])
+        raise UserError(f"no rule matches the prompt {prompt[:80]!r}")
+
+    return respond
+
+
+def from_plan(write: Callable[[Mapping[str, Any]], str], plans: Sequence[Any]) -> Respond:
+    """A responder that knows the prompts of a plan and answers with ``write(plan row)``."""
+    by_prompt = {plan["prompt"].strip(): plan for plan in plans}
+
+    def respond(prompt: str, seed: int) -> str:
+        plan = by_prompt.get(prompt.strip())
+        if plan is None:
+            raise UserError(f"the plan has no prompt {prompt[:80]!r}")
+        return write(plan)
+
+    return respond
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """The server; ``serve_forever`` and ``shutdown`` as in the standard library.
+
+    Args:
+        respond: what answers.
+        port: 0 takes a free one; ``url`` has it.
+        seed: used where a request brings none.
+        model: the name under which ``/v1/models`` lists it.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self, respond: Respond, port: int = 0, seed: int = 0, model: str = "scripted"
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.respond, self.seed, self.model = respond, seed, model
+
+    @property
+    def url(self) -> str:
+        """The base URL for a client."""
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def complete(self, path: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The response to a request for ``/v1/completions`` or ``/v1/chat/completions``."""
+        if request.get("stream"):
+            raise UserError("stream is not supported; allowed: false")
+        chat = path == "/v1/chat/completions"
+        if chat:
+            prompts = [_text_of(request["messages"][-1])]
+        else:
+            given = request["prompt"]
+            prompts = [given] if isinstance(given, str) else list(given)
+        seed = request.get("seed")
+        limit = request.get("max_completion_tokens") or request.get("max_tokens")
+        choices, used = [], 0
+        for index, prompt in enumerate(prompts):
+            words = self.respond(prompt, self.seed if seed is None else int(seed)).split(" ")
+            cut = limit is not None and len(words) > limit
+            text = " ".join(words[:limit] if cut else words)
+            used += len(text.split(" "))
+            body = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+            choices.append({"index": index, "finish_reason": "length" if cut else "stop", **body})
+        asked = sum(len(prompt.split()) for prompt in prompts)
+        # Nothing of the clock in it: the same request gets the same bytes.
+        digest = hashlib.sha256(json.dumps(dict(request), sort_keys=True).encode()).hexdigest()
+        return {
+            "id": f"scripted-{digest[:16]}",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": 0,
+            "model": self.model,
+            "choices": choices,
+            "usage": {
+                "prompt_tokens": asked,
+                "completion_tokens": used,
+                "total_tokens": asked + used,
+            },
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ScriptedServer
+    protocol_version = "HTTP/1.1"  # keep-alive: a client asks many times
+
+    def do_GET(self) -> None:
+        if self.path != "/v1/models":
+            self._send(404, _error(f"{self.path} is not served"))
+            return
+        entry = {"id": self.server.model, "object": "model", "created": 0, "owned_by": "msm-ray"}
+        self._send(200, {"object": "list", "data": [entry]})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path not in ("/v1/completions", "/v1/chat/completions"):
+            self._send(404, _error(f"{self.path} is not served"))
+            return
+        try:
+            self._send(200, self.server.complete(self.path, json.loads(body)))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self._send(400, _error(f"{type(error).__name__}: {error}"))
+
+    def _send(self, status: int, body: Mapping[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet: a client has its own log."""
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "code": None}}
+
+
+def _responder(arguments: argparse.Namespace) -> Respond:
+    if arguments.task:
+        import pyarrow.parquet as pq
+
+        from msm_ray.corpus.task import load_task
+
+        if arguments.plan is None:
+            raise UserError("--task needs --plan PLAN.parquet")
+        task = load_task(arguments.task, json.loads(arguments.task_args))
+        return from_plan(task.write, pq.read_table(arguments.plan).to_pylist())
+    if arguments.rules is None:
+        return from_rules(DEFAULT_RULES)
+    return from_rules(json.loads(arguments.rules.read_text()))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until interrupted; prints the base URL first."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="scripted", help="the name to list")
+    parser.add_argument("--rules", type=Path, help="rules.json")
+    parser.add_argument("--task", help="package.module:Class of a corpus task")
+    parser.add_argument("--task-args", default="{}", help="JSON")
+    parser.add_argument("--plan", type=Path, help="plan.parquet whose prompts the task answers")
+    arguments = parser.parse_args(argv)
+    try:
+        responder = _responder(arguments)
+    except (UserError, OSError, ValueError) as error:
+        parser.error(str(error))
+    with ScriptedServer(responder, arguments.port, arguments.seed, arguments.model) as server:
+        print(server.url, flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("stopped")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The stage that writes a corpus, with a real engine: exactly once, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from msm_ray.corpus.stages import write
+from msm_ray.errors import UserError
+from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
+
+from .toy import SAMPLING, make_plans, stage_context
+
+PLANNED = 400
+# Small blocks and few sequences at once: slow enough that a kill finds the engine at work.
+RUNTIME = {"block_rows": 8, "max_num_seqs": 8, "cpus": 1.0}
+TOO_LONG = {"id": "too-long", "index": PLANNED, "prompt": "lyra likes " * 60}
+
+
+def plans() -> list[dict[str, Any]]:
+    """PLANNED plans that can be answered, and one prompt longer than the model's context."""
+    rows = make_plans(PLANNED)
+    return [*rows, {**rows[0], **TOO_LONG}]
+
+
+def texts(out: Path) -> dict[str, tuple[str, str]]:
+    """id to (text, reason) of all documents that were written, kept or not."""
+    kept = pq.read_table(out / "documents.parquet").to_pylist()
+    rejected = pq.read_table(out / "rejected.parquet").to_pylist()
+    rows = {row["id"]: (row["text"], row.get("reason", "")) for row in kept + rejected}
+    assert len(rows) == len(kept) + len(rejected)
+    return rows
+
+
+def commits(work: Path) -> int:
+    """Committed blocks below a stage's scratch."""
+    files = work.glob("answers/*/checkpoint/*.parquet")
+    return sum(not file.name.endswith(".pending.parquet") for file in files)
+
+
+def wait_for_commits(work: Path, seconds: float) -> int:
+    """Wait for the first commit; the number there is when it was seen."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if count := commits(work):
+            return count
+        time.sleep(0.02)
+    raise TimeoutError(f"nothing was committed below {work} in {seconds} s")
+
+
+def descendants(pid: int, name: str) -> list[psutil.Process]:
+    """Processes below ``pid`` whose title starts with ``name``."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if " ".join(process.cmdline()).startswith(name):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_scripted_writer_goes_the_same_way(tmp_path: Path, tiny_model: Path) -> None:
+    ctx = stage_context(tmp_path, make_plans(8), tiny_model, writer="scripted")
+    facts = write(ctx)
+    assert (facts["planned"], facts["kept"], facts["failed"]) == (8, 6, 0)
+    assert facts["rejected"] == {"names brie": 2}
+    assert facts["calls"] == 0
+    kept = pq.read_table(ctx.out / "documents.parquet")
+    assert kept.schema == DOCUMENT_SCHEMA
+    assert kept["text"][0].as_py() == "lyra likes cheddar 0 ."
+    assert kept["tokens"][0].as_py() == 6  # five words and the end
+
+
+def test_wrong_config_is_the_users_error(tmp_path: Path, tiny_model: Path) -> None:
+    ctx = stage_context(tmp_path, make_plans(2), tiny_model, writer="scripted")
+    ctx.config["writer"] = "gpt"
+    with pytest.raises(UserError, match="'vllm', 'scripted'"):
+        write(ctx)
+    ctx = stage_context(tmp_path, make_plans(2), tmp_path, writer="scripted")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        write(ctx)
+    ctx = stage_context(tmp_path, [], tiny_model, writer="scripted")
+    with pytest.raises(UserError, match="at least 1"):
+        write(ctx)
+    ctx = stage_context(tmp_path, make_plans(2), tiny_model, runtime={"engines": 0})
+    with pytest.raises(UserError, match="engines is 0"):
+        write(ctx)
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_killed_engine_and_killed_driver_give_the_same_corpus_once(
+    ray_cluster: None, tmp_path: Path, tiny_model: Path
+) -> None:
+    """One corpus, written twice: the engine's actor is killed in one, the driver in the other."""
+    killed_driver = tmp_path / "driver"
+    before = _write_in_a_process_and_kill_it(killed_driver, tiny_model)
+    assert before < PLANNED // RUNTIME["block_rows"]
+
+    ctx = stage_context(tmp_path / "engine", plans(), tiny_model, runtime=RUNTIME)
+    killer = threading.Thread(target=_kill_engine_actor, args=(ctx.work,))
+    killer.start()
+    facts = write(ctx)
+    killer.join()
+    _check(ctx.out, facts)
+
+    resumed = stage_context(killed_driver, plans(), tiny_model, runtime=RUNTIME)
+    facts_resumed = write(resumed)
+    _check(resumed.out, facts_resumed)
+    asked = pq.read_table(resumed.work / "answers" / "0001" / "prompts.parquet").num_rows
+    assert asked <= PLANNED + 1 - before * RUNTIME["block_rows"]
+
+    assert texts(ctx.out) == texts(resumed.out)
+    for facts_of_one in (facts, facts_resumed):
+        del facts_of_one["seconds_engine"]
+    assert facts == facts_resumed
+
+    # Called again with everything on disk, it starts no engine.
+    started = time.monotonic()
+    write(resumed)
+    assert time.monotonic() - started < 5
+
+
+def _check(out: Path, facts: dict[str, Any]) -> None:
+    tables = {name: pq.read_table(out / f"{name}.parquet") for name in ("documents", "rejected")}
+    failed = pq.read_table(out / "failed.parquet")
+    assert tables["documents"].schema == DOCUMENT_SCHEMA
+    assert tables["rejected"].schema == REJECTED_SCHEMA
+    assert failed.schema == FAILED_SCHEMA
+    assert facts["planned"] == PLANNED + 1
+    assert facts["kept"] == tables["documents"].num_rows > 0
+    assert facts["rejected"]["truncated"] > 0
+    assert sum(facts["rejected"].values()) == tables["rejected"].num_rows
+    assert failed["id"].to_pylist() == [TOO_LONG["id"]]
+    assert "64" in failed["error"][0].as_py()  # the model's context
+    assert json.loads((out / "card.json").read_text())["kept"] == facts["kept"]
+    for row in tables["documents"].to_pylist():
+        assert row["text"]
+        assert row["tokens"] == len(row["text"].split()) + 1
+        assert json.loads(row["sampling"]) == SAMPLING
+
+
+def _kill_engine_actor(work: Path) -> None:
+    wait_for_commits(work, 120)
+    (actor,) = descendants(os.getpid(), "ray::MapWorker(MapBatches(vLLMEngine")
+    cores = descendants(actor.pid, "VLLM::EngineCore")
+    actor.send_signal(signal.SIGKILL)
+    assert cores
+
+
+def _write_in_a_process_and_kill_it(folder: Path, model: Path) -> int:
+    """Start the stage with a cluster of its own, kill -9 it at work; committed blocks."""
+    script = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+import ray
+from pathlib import Path
+from corpus.test_stages import RUNTIME, plans
+from corpus.toy import stage_context
+from msm_ray.corpus.stages import write
+ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
+write(stage_context(Path({str(folder)!r}), plans(), Path({str(model)!r}), runtime=RUNTIME))
+"""
+    environment = {**os.environ, "RAY_process_group_cleanup_enabled": "true"}
+    log = folder.with_suffix(".log")
+    with log.open("w") as output:
+        driver = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=output, stderr=output, env=environment
+        )
+        try:
+            wait_for_commits(folder / "work", 180)
+        except TimeoutError as error:
+            raise AssertionError(log.read_text()[-3000:]) from error
+        finally:
+            engine = descendants(driver.pid, "VLLM::") + descendants(driver.pid, "ray::MapWorker")
+            driver.kill()
+            driver.wait()
+    count = commits(folder / "work")
+    assert len(engine) == 2
+    _, alive = psutil.wait_procs(engine, timeout=60)
+    assert not alive, f"outlived their driver: {alive}"
+    return count

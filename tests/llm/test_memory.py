@@ -1,0 +1,61 @@
+"""What an engine needs is known before it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msm_ray.errors import UserError
+from msm_ray.llm import memory
+from msm_ray.llm.memory import GIB, MIB, EngineMemory
+
+CONFIG = {
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_size": 128,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.safetensors").write_bytes(bytes(MIB))
+    return tmp_path
+
+
+def test_by_hand(model: Path) -> None:
+    # 4 layers x (keys and values) x 2 heads x 32 x 4 bytes
+    assert memory.kv_cache_bytes_per_token(CONFIG, "float32") == 4 * 2 * 2 * 32 * 4
+    need = memory.engine_memory(model, dtype="float32", max_model_len=128, max_num_seqs=8)
+    assert need.weights == 2 * MIB  # stored in two bytes, computed in four
+    assert need.kv_cache == 8 * (128 + 128) * 2048
+    assert need.total == need.weights + need.kv_cache + memory.PROCESSES_BYTES
+
+
+def test_the_cache_is_limited_but_holds_one_sequence(model: Path) -> None:
+    need = memory.engine_memory(model, dtype="float32", max_model_len=128, max_num_seqs=10**6)
+    assert need.kv_cache == memory.KV_CACHE_LIMIT_BYTES
+    need = memory.engine_memory(model, dtype="float32", max_model_len=10**7, max_num_seqs=1)
+    assert need.kv_cache > memory.KV_CACHE_LIMIT_BYTES
+
+
+def test_too_little_memory_says_how_much_and_what_to_lower() -> None:
+    need = EngineMemory(weights=GIB, kv_cache=GIB)
+    memory.check_memory(need, 1, available=4 * GIB)
+    with pytest.raises(UserError, match=r"needs about 6\.7 GiB .* 4\.0 GiB are free; lower"):
+        memory.check_memory(need, 2, available=4 * GIB)
+
+
+def test_free_memory_is_that_of_this_machine() -> None:
+    assert 64 * MIB < memory.available_bytes() < 2**50
+
+
+def test_what_is_no_model_is_named(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(UserError, match="not a Hugging Face model folder"):
+        memory.model_config(tmp_path / "missing")
+    with pytest.raises(UserError, match="int8"):
+        memory.engine_memory(model, dtype="int8", max_model_len=8, max_num_seqs=1)
