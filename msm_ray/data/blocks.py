@@ -77,7 +77,7 @@ class BlockReader:
         self._rows = sum(batch.num_rows for batch in batches)
         if self._rows == 0:
             raise UserError(f"{directory}: the blocks are empty")
-        self.block_tokens: int = self._file.schema.field("input_ids").type.list_size
+        self.block_tokens = int(self._file.schema.field("input_ids").type.list_size)
         self._columns = {
             name: [
                 batch.column(name).flatten().to_numpy().reshape(-1, self.block_tokens)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from msm_ray.data.tokens import TokenizedDocuments
 from msm_ray.errors import UserError
 
-# How many unfinished blocks are kept open. More waste less padding, and move documents further from
-# their place in the order. 32 leaves under 1 % padding with documents of a sixth of a block.
+# How many unfinished blocks are kept open: a bound on the search, and on how far a document moves
+# from its place in the order. With documents of a sixth of a block 2 to 5 % of a block stays empty,
+# however many are open: what is left is shorter than any document.
 OPEN_BLOCKS = 32
 
 
@@ -84,7 +85,7 @@ class BlockArrays:
     @property
     def loss_tokens(self) -> NDArray[np.int32]:
         """[N] targets in each block."""
-        return self.loss_mask.sum(axis=1, dtype=np.int32)
+        return np.asarray(self.loss_mask.sum(axis=1), dtype=np.int32)
 
 
 def pack(

@@ -179,7 +179,7 @@ def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
         work: a directory for Ray Train's own files, seen by all workers.
         progress: called with the fraction done and facts, from this process.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     check_batch(job.config, job.runtime)
@@ -190,6 +190,7 @@ def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
         name="train",
         storage_path=str(work.absolute()),
         failure_config=FailureConfig(max_failures=runtime.max_failures, controller_failure_limit=0),
+        logging_config=LoggingConfig(log_level="WARNING"),
     )
     if runtime.backend == "single":
 
@@ -224,6 +225,8 @@ def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
 def _worker_environment(runtime: TrainRuntime) -> dict[str, Any]:
     """Environment of the workers: threads of OpenMP, and the device that DeepSpeed is to see."""
     variables = {"OMP_NUM_THREADS": str(runtime.threads)}
+    if runtime.backend == "deepspeed":
+        variables["PYTHONWARNINGS"] = "ignore::FutureWarning"  # torch's, about DeepSpeed's calls
     if not runtime.use_gpu:
         variables["DS_ACCELERATOR"] = "cpu"
     return {"env_vars": variables}
