@@ -230,13 +230,14 @@ def serve(arguments: argparse.Namespace) -> int:
     store = _open(arguments.store)
     id = _find(store, arguments.id)
     folder = store.fetch(id)
+    record = store.get(id)
+    assert record is not None
     if not (folder / "config.json").exists():
-        record = store.get(id)
-        kind = record.kind if record is not None else "unknown"
-        raise UserError(f"{id}: an artifact of kind {kind}; only models can be served")
-    from msm_ray.evaluate.serve import command
+        raise UserError(f"{id}: an artifact of kind {record.kind}; only models can be served")
+    from msm_ray.serve import serve_command
 
-    words, environment = command(folder, id, arguments.host, arguments.port)
+    names = [id, *([record.label] if record.label else [])]
+    words, environment = serve_command(folder, names, arguments.host, arguments.port)
     print(f"serving {id} at http://{arguments.host}:{arguments.port}/v1", flush=True)
     os.execvpe(words[0], words, {**os.environ, **environment})
 

@@ -9,7 +9,6 @@ from typing import Any
 from msm_ray.report.figures import Curve, curves_figure
 from msm_ray.report.results import arm_order, base_names
 from msm_ray.report.text import (
-    NOT_MEASURED,
     count,
     details,
     duration,
@@ -21,6 +20,7 @@ from msm_ray.report.text import (
     number,
     short_count,
     table,
+    word,
 )
 
 SAMPLES_SHOWN = 4
@@ -35,7 +35,7 @@ def corpus(report: Mapping[str, Any]) -> str:
     if not whole:
         return "<p>No corpus was written in this run.</p>"
     each = {k: mapping(v) for k, v in mapping(whole.get("by_corpus")).items()}
-    rows = [_corpus_row(name, part) for name, part in each.items()]
+    rows = [_corpus_row(title, part) for title, part in each.items()]
     if len(rows) != 1:
         rows.append(_corpus_row("all", whole))
     sums = ("= kept", "+ rejected", "+ failed")
@@ -51,11 +51,12 @@ def corpus(report: Mapping[str, Any]) -> str:
         )
     )
     shown = 0
-    for name, part in each.items():
+    for title, part in each.items():
         body = _samples(part)
         if body:
-            title = f"Sample documents: {name} (writer: {part.get('writer', 'unknown')})"
-            parts.append(details(title, body, is_open=shown == 0))
+            writer = word(part.get("writer"), "unknown")
+            heading = f"Sample documents: {title} (writer: {writer})"
+            parts.append(details(heading, body, is_open=shown == 0))
             shown += 1
     return "".join(parts)
 
@@ -68,7 +69,7 @@ def _rejected(part: Mapping[str, Any]) -> float | None:
     return sum(n for n in (number(v) for v in reasons.values()) if n is not None)
 
 
-def _corpus_row(name: str, part: Mapping[str, Any]) -> list[str]:
+def _corpus_row(title: str, part: Mapping[str, Any]) -> list[str]:
     planned, kept = number(part.get("planned")), number(part.get("kept"))
     rejected, failed = _rejected(part), number(part.get("failed"))
     bar = ""
@@ -82,8 +83,8 @@ def _corpus_row(name: str, part: Mapping[str, Any]) -> list[str]:
             missing = planned - kept - rejected - failed
             bar += f'<br><small class="warn">{count(missing)} unaccounted for</small>'
     return [
-        f"<b>{esc(name)}</b>",
-        esc(part.get("writer", "")),
+        f"<b>{esc(title)}</b>",
+        esc(word(part.get("writer"), "")),
         *(count(n) for n in (planned, kept, rejected, failed)),
         count(part.get("tokens")) if "tokens" in part else "",
         bar,
@@ -114,18 +115,20 @@ def _samples(part: Mapping[str, Any]) -> str:
     rejected = [mapping(s) for s in items(part.get("rejected_samples"))][:SAMPLES_SHOWN]
     if not kept and not rejected:
         return ""
-    left = "".join(
-        _quote(s.get("text"), " · ".join(str(s[k]) for k in ("doc_type", "section") if s.get(k)))
-        for s in kept
-    )
+    left = "".join(_quote(s.get("text"), _source(s)) for s in kept)
     right = "".join(
-        _quote(s.get("text"), f"rejected: {s.get('reason', 'unknown')}") for s in rejected
+        _quote(s.get("text"), f"rejected: {word(s.get('reason'), 'unknown')}") for s in rejected
     )
     return (
         '<div class="pair">'
         f"<div><h4>Kept</h4>{left or '<p>None to show.</p>'}</div>"
         f'<div class="bad"><h4>Rejected</h4>{right or "<p>None to show.</p>"}</div></div>'
     )
+
+
+def _source(sample: Mapping[str, Any]) -> str:
+    known = [word(sample.get(k), "") for k in ("doc_type", "section")]
+    return " · ".join(k for k in known if k)
 
 
 def _quote(content: Any, source: str) -> str:
@@ -191,9 +194,9 @@ def _curves(entry: Mapping[str, Any], bases: list[str]) -> list[Curve]:
                 if step is not None and loss is not None:
                     points.append((step, loss))
         if points:
-            base = str(curve.get("base", "?"))
+            base = word(curve.get("base"), "?")
             series = bases.index(base) if base in bases else 0
-            title = f"{base}, seed {curve.get('seed', '?')}"
+            title = f"{base}, seed {word(curve.get('seed'), '?')}"
             curves.append(Curve(series, tuple(points), title))
     return curves
 
@@ -216,7 +219,7 @@ def cost(report: Mapping[str, Any]) -> str:
     if money:
         tiles.append(("money", f"{money:,.2f}"))
     shown = "".join(
-        f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in tiles
+        f"<div><dt>{esc(title)}</dt><dd>{esc(value)}</dd></div>" for title, value in tiles
     )
     seconds = {
         k: s
@@ -247,19 +250,16 @@ def provenance(report: Mapping[str, Any]) -> str:
     """Versions, machine, specs, settings and artifacts, each behind a click."""
     known = mapping(report.get("provenance"))
     rows = [
-        ["run", esc(report.get("name", NOT_MEASURED))],
-        ["fingerprint", f"<code>{esc(report.get('fingerprint', NOT_MEASURED))}</code>"],
-        ["started", esc(known.get("started", NOT_MEASURED))],
-        ["finished", esc(known.get("finished", NOT_MEASURED))],
+        ["run", esc(word(report.get("name")))],
+        ["fingerprint", f"<code>{esc(word(report.get('fingerprint')))}</code>"],
+        ["started", esc(word(known.get("started")))],
+        ["finished", esc(word(known.get("finished")))],
     ]
     parts = [table(["", ""], rows, "plain")]
     specs = [
-        [
-            esc(name),
-            esc(mapping(s).get("title", "")),
-            f"<code>{esc(mapping(s).get('sha256', ''))}</code>",
-        ]
-        for name, s in mapping(known.get("specs")).items()
+        [esc(value), esc(word(spec.get("title"))), f"<code>{esc(word(spec.get('sha256')))}</code>"]
+        for value, entry in mapping(known.get("specs")).items()
+        for spec in (mapping(entry),)
     ]
     if specs:
         parts.append(details("Specs", table(["value", "title", "sha256"], specs)))
@@ -274,9 +274,9 @@ def provenance(report: Mapping[str, Any]) -> str:
     if artifacts:
         listed = [
             [
-                f"<code>{esc(a.get('id', ''))}</code>",
-                esc(a.get("kind", "")),
-                esc(a.get("label", "")),
+                f"<code>{esc(word(a.get('id')))}</code>",
+                esc(word(a.get("kind"), "")),
+                esc(word(a.get("label"), "")),
                 "found" if a.get("cached") else "made",
             ]
             for a in artifacts

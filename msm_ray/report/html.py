@@ -8,7 +8,7 @@ from typing import Any
 
 from msm_ray.report.details import corpus, cost, provenance, training
 from msm_ray.report.results import domain_table, effects, eval_table, figures, headline
-from msm_ray.report.text import count, esc, items, mapping, plural
+from msm_ray.report.text import count, esc, items, mapping, plural, word
 
 SECTIONS = (
     ("effects", "Effects", effects),
@@ -24,11 +24,11 @@ SECTIONS = (
 def render_html(report: Mapping[str, Any]) -> str:
     """The page for the content of a report.json; fields that are missing are shown as such."""
     style = resources.files("msm_ray.report").joinpath("page.css").read_text(encoding="utf-8")
-    title = esc(report.get("title") or report.get("name") or "Untitled run")
-    links = "".join(f'<a href="#{anchor}">{esc(name)}</a>' for anchor, name, _ in SECTIONS)
+    title = esc(word(report.get("title"), word(report.get("name"), "Untitled run")))
+    links = "".join(f'<a href="#{anchor}">{esc(heading)}</a>' for anchor, heading, _ in SECTIONS)
     sections = "".join(
-        f'<section id="{anchor}"><h2>{esc(name)}</h2>{make(report)}</section>'
-        for anchor, name, make in SECTIONS
+        f'<section id="{anchor}"><h2>{esc(heading)}</h2>{make(report)}</section>'
+        for anchor, heading, make in SECTIONS
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -46,13 +46,13 @@ def render_html(report: Mapping[str, Any]) -> str:
 def _run_line(report: Mapping[str, Any]) -> str:
     arms = mapping(report.get("arms"))
     runs = {
-        (str(mapping(s).get("base")), str(mapping(s).get("seed")))
+        (word(mapping(s).get("base")), word(mapping(s).get("seed")))
         for arm in arms.values()
         for s in items(mapping(arm).get("seeds"))
     }
     bases, seeds = {b for b, _ in runs}, {s for _, s in runs}
     return esc(
-        f"{report.get('name', 'unnamed')} · {plural(len(arms), 'arm')} ×"
+        f"{word(report.get('name'), 'unnamed')} · {plural(len(arms), 'arm')} ×"
         f" {plural(len(bases), 'base model')} × {plural(len(seeds), 'seed')}"
     )
 
@@ -74,6 +74,7 @@ def banner(report: Mapping[str, Any]) -> str:
 def _cell_name(cell: Any) -> str:
     known = mapping(cell)
     if not known:
-        return str(cell)
-    names = (known.get("arm"), known.get("base"), f"seed {known.get('seed')}", known.get("eval"))
-    return ", ".join(str(n) for n in names if n is not None)
+        return word(cell)
+    words = [word(known.get(k), "") for k in ("arm", "base", "seed", "eval")]
+    words[2] = f"seed {words[2]}" if words[2] else ""
+    return ", ".join(w for w in words if w)

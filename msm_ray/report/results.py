@@ -29,6 +29,7 @@ from msm_ray.report.text import (
     numbers,
     plural,
     table,
+    word,
 )
 
 # What each evaluation measures: name for people, axis title, unit of its numbers.
@@ -68,10 +69,10 @@ def base_names(report: Mapping[str, Any]) -> list[str]:
     names: dict[str, None] = {}
     for arm in mapping(report.get("arms")).values():
         for seed in items(mapping(arm).get("seeds")):
-            names.setdefault(str(mapping(seed).get("base", "?")))
+            names.setdefault(word(mapping(seed).get("base"), "?"))
         for result in mapping(mapping(arm).get("evals")).values():
             for seed in items(mapping(result).get("per_seed")):
-                names.setdefault(str(mapping(seed).get("base", "?")))
+                names.setdefault(word(mapping(seed).get("base"), "?"))
     return list(names)
 
 
@@ -125,7 +126,7 @@ def headline(report: Mapping[str, Any]) -> str:
 
 def _parse_label(effect: Mapping[str, Any]) -> tuple[str, str, str]:
     """``ARM - ARM, METRIC`` -> its three names; empty ones when the label is of another form."""
-    difference, _, metric = str(effect.get("label", "")).rpartition(", ")
+    difference, _, metric = word(effect.get("label"), "").rpartition(", ")
     first, _, second = difference.partition(" - ")
     return (first, second, metric) if first and second else ("", "", metric)
 
@@ -178,9 +179,9 @@ def _dots(cell: Mapping[str, Any], bases: list[str], key: str) -> tuple[Dot, ...
     dots = []
     for run in items(cell.get("per_seed")):
         run = mapping(run)
-        value, base = number(run.get(key)), str(run.get("base", "?"))
+        value, base = number(run.get(key)), word(run.get("base"), "?")
         if value is not None and base in bases:
-            title = f"{base}, seed {run.get('seed', '?')}: {fixed(value, 3)}"
+            title = f"{base}, seed {word(run.get('seed'), '?')}: {fixed(value, 3)}"
             dots.append(Dot(bases.index(base), value, title))
     return tuple(dots)
 
@@ -204,7 +205,7 @@ def figures(report: Mapping[str, Any]) -> str:
         return "<p>No evaluation was measured.</p>"
     main = "choice" if "choice" in names else names[0]
     drawn = the_figure(report, main)
-    save = _download(drawn, f"{report.get('name', 'run')}-{main}.svg")
+    save = _download(drawn, f"{word(report.get('name'), 'run')}-{main}.svg")
     parts = [
         f'<figure id="the-figure">{drawn}<figcaption>'
         "<b>How to read this.</b> Each row is an arm, a recipe that starts from the same base"

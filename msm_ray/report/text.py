@@ -15,6 +15,16 @@ def esc(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+def word(value: Any, missing: str = NOT_MEASURED) -> str:
+    """``value`` as plain text if it is a text or a number, else ``missing``; not escaped yet."""
+    if isinstance(value, str) and value:
+        return value
+    x = number(value)
+    if x is None:
+        return missing
+    return str(value)
+
+
 def number(value: Any) -> float | None:
     """``value`` as a finite float; None for what is missing, not a number, nan or infinite."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
