@@ -42,6 +42,7 @@ from msm_ray.storage import Storage
 __all__ = ["DamagedArtifact", "File", "MissingArtifact", "Record", "Store"]
 
 SMALL_FILE_BYTES = 64 * 2**20  # read through in a moment: `Store.check` hashes files up to this
+ATTEMPT_TIME = "%Y%m%dT%H%M%S"  # UTC; the first part of an attempt's name
 ORPHAN_SECONDS = 24 * 3600.0  # scratch that nobody touched for so long belongs to no running stage
 
 
@@ -235,7 +236,7 @@ class Store:
         store is full or cannot be written; nothing is visible then.
         """
         files = tuple(listed(local_dir))
-        attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        attempt = f"{datetime.now(UTC):{ATTEMPT_TIME}}-{uuid.uuid4().hex[:8]}"
         created = datetime.now(UTC).isoformat(timespec="seconds")
         record = dataclasses.replace(record, files=files, attempt=attempt, created=created)
         text = _pretty(record.to_json())
@@ -243,15 +244,22 @@ class Store:
         try:
             self._storage.put_tree(tree, local_dir, [file.path for file in files])
             mine = self._storage.create(_record_name(record.id), text)
+        except UserError:
+            self._storage.remove(tree)
+            # Whoever commits removes the attempts of others, maybe while this one was written.
+            other = self.get(record.id)
+            if other is None:
+                raise
+            return other
         except BaseException:
             self._storage.remove(tree)
             raise
         if not mine:
             self._storage.remove(tree)
             other = self.get(record.id)
-            if other is not None:
-                return other
-            raise UserError(f"store {self.url}: the record of {record.id} went while committing")
+            if other is None:
+                raise UserError(f"store {self.url}: {record.id} was set aside while committing")
+            return other
         if self.local:
             _verified.add(self._mark(record))
         self._remove_other_attempts(record)
@@ -262,7 +270,7 @@ class Store:
         orphans = [
             name
             for name in self._storage.names(f"artifacts/{record.id}")
-            if name != record.attempt and not name.startswith(("record.", "."))
+            if name != record.attempt and not name.startswith("record.")
         ]
         for name in orphans:
             self._storage.remove(f"artifacts/{record.id}/{name}")
@@ -271,10 +279,11 @@ class Store:
     def gc(self, grace_seconds: float = ORPHAN_SECONDS) -> list[str]:
         """Remove what no record points to and nobody touched for ``grace_seconds``; its names.
 
-        Attempts beside a committed one go at once. Without a committed one they may be under way,
-        so they wait for the grace time, as does scratch.
+        Attempts and claims beside a commit go at once. Without one they may be under way, so
+        attempts wait for the grace time, as does scratch; claims go stale by themselves.
         """
         removed: list[str] = []
+        claims = set(self._storage.names("claims"))
         for id in self._storage.names("artifacts"):
             try:
                 record = self.get(id)
@@ -282,12 +291,22 @@ class Store:
                 record = None  # just set aside
             keep = {record.attempt, "record.json"} if record else set()
             for name in self._storage.names(f"artifacts/{id}"):
-                if name in keep or (record is None and not _attempt_older(name, grace_seconds)):
-                    continue
-                self._storage.remove(f"artifacts/{id}/{name}")
-                removed.append(f"artifacts/{id}/{name}")
-        removed += [f"work/{name}" for name in sweep(self._cache / "work", grace_seconds)]
-        return removed
+                if name not in keep and (record or self._older(name, grace_seconds)):
+                    removed.append(f"artifacts/{id}/{name}")
+            if record and f"{id}.json" in claims:
+                removed.append(f"claims/{id}.json")
+        for name in removed:
+            self._storage.remove(name)
+        removed += self._storage.sweep(grace_seconds)
+        return removed + [f"work/{name}" for name in sweep(self._cache / "work", grace_seconds)]
+
+    @staticmethod
+    def _older(name: str, seconds: float) -> bool:
+        """Whether ``name``, in an artifact without record, is older than ``seconds``."""
+        if name.startswith("record.damaged-"):
+            return True
+        begun = datetime.strptime(name.split("-")[0], ATTEMPT_TIME).replace(tzinfo=UTC)
+        return (datetime.now(UTC) - begun).total_seconds() > seconds
 
     def work_dir(self, id: str) -> Path:
         """Local scratch for making ``id``: the same after ``kill -9``, removed after the commit."""
@@ -343,11 +362,3 @@ def _record_name(id: str) -> str:
 
 def _pretty(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
-
-
-def _attempt_older(name: str, seconds: float) -> bool:
-    try:
-        begun = datetime.strptime(name.split("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return True  # not an attempt: the record of a damaged one, a leftover
-    return (datetime.now(UTC) - begun).total_seconds() > seconds

@@ -41,6 +41,7 @@ class Claims:
         self._store, self._beat, self._stale = store, beat, stale
         self._token = uuid.uuid4().hex
         self._held: dict[str, int] = {}  # id -> beats so far
+        self._tried: set[str] = set()  # held, or between trying and holding
         self._seen: dict[str, _Seen] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -50,18 +51,10 @@ class Claims:
         """Claim ``id``; False while another driver holds it. Call again to see it go stale."""
         if id in self._held:
             return True
-        name = _name(id)
-        if not self._store.create(name, self._text(0)):
-            other = self._read(name)
-            if other is None:
-                return False  # given back in between: the next call settles it
-            if not self._is_stale(id, other):
-                return False
-            self._store.write_bytes(name, self._text(0))
-            time.sleep(0.05)  # of two drivers that take over at once, the later writer has it
-            now = self._read(name)
-            if now is None or now.get("token") != self._token:
-                return False
+        self._tried.add(id)  # first: Ctrl-C may come between any two steps
+        if not self._store.create(_name(id), self._text(0)) and not self._take_over(id):
+            self._tried.discard(id)
+            return False
         with self._lock:
             self._held[id] = 0
             if self._thread is None:
@@ -70,21 +63,30 @@ class Claims:
         self._seen.pop(id, None)
         return True
 
+    def _take_over(self, id: str) -> bool:
+        other = self._read(_name(id))
+        if other is None or not self._is_stale(id, other):
+            return False  # None: given back in between, the next call settles it
+        self._store.write_bytes(_name(id), self._text(0))
+        time.sleep(0.05)  # of two drivers that take over at once, the later writer has it
+        now = self._read(_name(id))
+        return now is not None and now.get("token") == self._token
+
     def release(self, id: str) -> None:
         """Give ``id`` back if this driver still holds it."""
         with self._lock:
-            if self._held.pop(id, None) is None:
-                return
-        other = self._read(_name(id))
-        if other is not None and other.get("token") == self._token:
+            self._held.pop(id, None)
+        claim = self._read(_name(id)) if id in self._tried else None
+        if claim is not None and claim.get("token") == self._token:
             self._store.remove(_name(id))
+        self._tried.discard(id)
 
     def close(self) -> None:
         """Stop the beats and give everything back."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
-        for id in list(self._held):
+        for id in list(self._tried):
             self.release(id)
 
     def _text(self, beat: int) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ _REASONS = {
     errno.ENOTDIR: "needs a directory, and there is a file in its way",
     errno.EEXIST: "needs a directory, and there is a file in its way",
 }
+
+TEMPORARY = ".tmp"  # directory of a local store for files that are being written
 
 
 class Storage:
@@ -50,17 +53,24 @@ class Storage:
             self.url = url.rstrip("/")
             self._fs, self._base = _connect(self.url, protocol)
         if write:
-            probe = f".probe-{uuid.uuid4().hex}"  # only a write shows that one can write
+            probe = f"{TEMPORARY}/probe-{uuid.uuid4().hex}"  # only a write shows that one can write
             self.write_bytes(probe, b"")
             self.remove(probe)
 
     @contextmanager
-    def _user_errors(self) -> Iterator[None]:
-        """Turn what is wrong with the place itself into one line for the user."""
+    def _user_errors(self, reading: bool = True) -> Iterator[None]:
+        """Turn what is wrong with the place itself into one line for the user.
+
+        Only a reader can take "not found" as an answer.
+        """
         try:
             yield
-        except (FileNotFoundError, UserError):
+        except (UserError, AssertionError):
             raise
+        except FileNotFoundError as error:
+            if reading:
+                raise
+            raise UserError(f"store {self.url}: cannot be written: {_line(error)}") from error
         except OSError as error:
             reason = _REASONS.get(error.errno or 0)
             if reason is None and isinstance(error, PermissionError):
@@ -88,10 +98,11 @@ class Storage:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write ``name`` as a whole, replacing what was there."""
-        with self._user_errors():
+        with self._user_errors(reading=False):
             if self.root is not None:
-                with _temporary(self.root / _checked(name), data) as temporary:
-                    os.replace(temporary, self.root / _checked(name))
+                target = self.root / _checked(name)
+                with self._temporary(target, data) as temporary:
+                    os.replace(temporary, target)
             else:
                 self._fs.pipe_file(self._key(name), data)
 
@@ -101,10 +112,10 @@ class Storage:
         Of several processes that create one name at once, one succeeds. An object store without
         conditional writes may let the last one win instead; nothing here relies on it for safety.
         """
-        with self._user_errors():
+        with self._user_errors(reading=False):
             if self.root is not None:
                 target = self.root / _checked(name)
-                with _temporary(target, data) as temporary:
+                with self._temporary(target, data) as temporary:
                     try:
                         os.link(temporary, target)
                     except FileExistsError:
@@ -125,12 +136,41 @@ class Storage:
                 return False
             return True
 
+    @contextmanager
+    def _temporary(self, target: Path, data: bytes) -> Iterator[Path]:
+        """``data`` in a file of its own on ``target``'s disk, gone afterwards."""
+        assert self.root is not None
+        path = self.root / TEMPORARY / uuid.uuid4().hex
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        try:
+            with open(path, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield path
+            _sync(target.parent)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def sweep(self, grace_seconds: float) -> list[str]:
+        """Remove temporary files that killed processes left so long ago; their names."""
+        if self.root is None:
+            return []
+        removed = []
+        for path in sorted((self.root / TEMPORARY).glob("*")):
+            with suppress(FileNotFoundError):  # its process has just finished with it
+                if time.time() - path.stat().st_mtime > grace_seconds:
+                    path.unlink()
+                    removed.append(f"{TEMPORARY}/{path.name}")
+        return removed
+
     def put_tree(self, name: str, directory: Path, files: list[str]) -> None:
         """Bring ``files`` of the local ``directory`` to the tree ``name``, which is new.
 
         ``directory`` is used up: a local store takes it as it is, by renaming.
         """
-        with self._user_errors():
+        with self._user_errors(reading=False):
             if self.root is None:
                 for file in files:
                     self._fs.put_file(str(directory / file), self._key(f"{name}/{file}"))
@@ -138,18 +178,21 @@ class Storage:
                 return
             target = self.root / _checked(name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            for file in files:
-                _sync_file(directory / file)
-            for folder in sorted({(directory / file).parent for file in files} | {directory}):
-                _sync_directory(folder)
             try:
                 os.rename(directory, target)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                shutil.copytree(directory, target)  # scratch lies on another disk
+                for file in files:  # scratch lies on another disk
+                    (target / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(directory / file, target / file)
                 shutil.rmtree(directory)
-            _sync_directory(target.parent)
+            # All of it is on the disk before the record says so.
+            for file in files:
+                _sync(target / file)
+            for folder in sorted({(target / file).parent for file in files}):
+                _sync(folder)
+            _sync(target.parent)
 
     def get_file(self, name: str, target: Path) -> None:
         """Download ``name`` to the local file ``target``."""
@@ -254,28 +297,8 @@ def _line(error: BaseException) -> str:
     return text[:300] or type(error).__name__
 
 
-@contextmanager
-def _temporary(target: Path, data: bytes) -> Iterator[Path]:
-    """``data`` on the disk beside ``target``, under a name of its own, removed afterwards."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield path
-        _sync_directory(target.parent)
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Wait until the file or directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
