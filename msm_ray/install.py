@@ -194,6 +194,29 @@ def install(environment: Environment, device: str) -> None:
         )
 
 
+def set_up(environment: Environment, device: str) -> None:
+    """Do what the stamp does not say is done. Two at once: the second waits, and finds it done."""
+    want = wanted(device)
+    lock = os.open(ROOT, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another set-up is at work: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if environment.stamp.exists() and environment.stamp.read_text() == want:
+            return
+        began = time.monotonic()
+        say(f"device {device}, environment {environment.path}")
+        environment.create()
+        environment.stamp.unlink(missing_ok=True)
+        install(environment, device)
+        environment.stamp.write_text(want)
+        say(f"done in {time.monotonic() - began:.0f} s")
+    finally:
+        os.close(lock)
+
+
 def say(text: str) -> None:
     print(f"set-up: {text}", flush=True)
 
@@ -208,21 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.version_info[:2] != PYTHON:
             found = ".".join(map(str, sys.version_info[:3]))
             raise SetupError(f"Python 3.11 is needed, this is {found}: make PYTHON=/path/of/it", 2)
-        device = find_device(arguments.device)
-        environment = Environment(arguments.venv.absolute())
-        want = wanted(device)
-        # Two `make` at once: the second waits, then finds everything done.
-        lock = os.open(ROOT, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if environment.stamp.exists() and environment.stamp.read_text() == want:
-            return 0
-        began = time.monotonic()
-        say(f"device {device}, environment {environment.path}")
-        environment.create()
-        environment.stamp.unlink(missing_ok=True)
-        install(environment, device)
-        environment.stamp.write_text(want)
-        say(f"done in {time.monotonic() - began:.0f} s")
+        set_up(Environment(arguments.venv.absolute()), find_device(arguments.device))
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return error.code

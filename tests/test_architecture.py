@@ -1,0 +1,144 @@
+"""Rules about the code as a whole, so that they are kept and not only meant."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "msm_ray"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# The only modules that import these packages, at their top or inside a function. Everything else
+# takes and returns plain values.
+IMPORTERS = {
+    "ray": {},
+    "vllm": {},
+    "deepspeed": {},
+}
+# Never imported by the command line before a command needs them.
+HEAVY = ("ray", "torch", "vllm", "transformers", "deepspeed")
+# Pure logic: works where none of Ray, vLLM and DeepSpeed is installed.
+PURE = (
+    "msm_ray.artifact",
+    "msm_ray.cli",
+    "msm_ray.commands",
+    "msm_ray.data.mixture",
+    "msm_ray.data.packing",
+    "msm_ray.doctor",
+    "msm_ray.evaluate.statistics",
+    "msm_ray.launch",
+    "msm_ray.observe",
+    "msm_ray.preview",
+    "msm_ray.records",
+    "msm_ray.report.html",
+    "msm_ray.search.space",
+    "msm_ray.settings",
+    "msm_ray.spec",
+    "msm_ray.stage",
+    "msm_ray.world.task",
+    "msm_ray.world.world",
+)
+# Paths of one machine or one user. Written in pieces: this file is read as well.
+MACHINE_PATHS = re.compile("|".join(["/wo" + "rk/", "/ro" + "ot/", "/ho" + r"me/\w", "/op" + "t/"]))
+TEXT = {".py", ".toml", ".md", ".txt", ".yaml", ".sh", ".html", ".css", ".js", ".json", ""}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere, except for type checking only."""
+    packages = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            packages.add(node.module.split(".")[0])
+    return packages
+
+
+def files() -> list[Path]:
+    """Files of the project: what git tracks or would track; without git, the source folders."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode == 0:
+        paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        folders = ("msm_ray", "jobs", "specs", "cluster", "benchmarks", "tests")
+        paths = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    return [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
+
+
+@pytest.mark.parametrize("package", sorted(IMPORTERS))
+def test_few_modules_import_it(package: str) -> None:
+    found = {str(path.relative_to(PACKAGE)) for path in MODULES if package in imported(path)}
+    assert found == set(IMPORTERS[package])
+
+
+def test_command_line_starts_light() -> None:
+    code = f"import sys, msm_ray.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_pure_logic_needs_no_engine() -> None:
+    code = (
+        "import sys, importlib\n"
+        "for name in ('ray', 'vllm', 'deepspeed'): sys.modules[name] = None\n"
+        f"for name in {PURE}: importlib.import_module(name)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_files_are_short() -> None:
+    sources = [path for path in files() if path.suffix == ".py"]
+    assert sources
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in sources
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert long == {}
+
+
+def test_functions_are_short() -> None:
+    long = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > 80:
+                    long[f"{path.relative_to(ROOT)}:{node.name}"] = lines
+    assert long == {}
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if path.read_text(encoding="utf-8").strip()
+        and not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
+
+
+def test_no_file_names_a_machine_path() -> None:
+    named = []
+    for path in files():
+        if path.suffix in TEXT:
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if MACHINE_PATHS.search(line):
+                    named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert named == []
