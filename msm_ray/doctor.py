@@ -315,7 +315,9 @@ def _writable(store: str) -> Check:
     except Exception as error:  # whatever the file system's driver raises is the answer
         text = " ".join(str(error).split()) or type(error).__name__
         return Check(name, False, text, "choose another --store, or give write permission")
-    return Check(name, same, "can be written" if same else "reads back something else", "")
+    if not same:
+        return Check(name, False, "reads back something else", "choose another --store")
+    return Check(name, True, "can be written")
 
 
 def _ray(address: str | None) -> Check:
