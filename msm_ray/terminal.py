@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
     from msm_ray.observe import Running, RunState
 
 LINE_SECONDS = 10.0  # without a terminal: at most one progress line in so many seconds
@@ -63,42 +66,40 @@ class LiveBlock:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.live import Live
 
         self._console = Console(file=stream)
-        self._state = RunState()
-        self._live = Live(
-            console=self._console,
-            get_renderable=self._render,
-            refresh_per_second=1 / REFRESH_SECONDS,
-            transient=True,
-        )
-        self._shown = False
+        self._live: Live | None = None  # from the plan on, if something is to be made
 
     def event(self, event: Mapping[str, Any], state: RunState) -> None:
         """Show the new state; print what should stay readable."""
-        self._state = state
+        from rich.live import Live
+
         name = event["event"]
-        if name == "plan" and state.missing and not self._shown:
+        if name == "plan" and state.missing and self._live is None:
+            self._live = Live(
+                console=self._console,
+                get_renderable=lambda: self._render(state),
+                refresh_per_second=1 / REFRESH_SECONDS,
+                transient=True,
+            )
             self._live.start()
-            self._shown = True
         if name in ("plan", "note", "failed", "done"):
             self._console.print(line(event), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Remove the block."""
-        if self._shown:
+        if self._live is not None:
             self._live.stop()
 
-    def _render(self) -> Any:
+    def _render(self, state: RunState) -> Table:
         from rich.table import Table
         from rich.text import Text
 
         now = time.monotonic()
         # Drawn from another thread, without the lock: a copy that may be half a step old.
-        running = sorted(self._state.running.copy().values(), key=lambda r: r.since)
+        running = sorted(state.running.copy().values(), key=lambda r: r.since)
         table = Table.grid(padding=(0, 1))
-        table.add_row(Text(_bar(_share_done(self._state, running))), headline(self._state, now))
+        table.add_row(Text(_bar(_share_done(state, running))), headline(state, now))
         for row in running[:MAX_ROWS]:
             facts = ", ".join(f"{k} {_short(v)}" for k, v in row.facts.items())
             what = f"{row.stage.name}  {duration(now - row.since)}  {facts}".rstrip()

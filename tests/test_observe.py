@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msm_ray.artifact import Record
+from msm_ray.observe import Observer, RunState, cost_summary
+from msm_ray.stage import Stage
+from msm_ray.terminal import Lines, LiveBlock, display, duration, headline, line
+
+
+def stage(label: str, seconds: float = 10.0, kind: str = "train") -> Stage:
+    return Stage(kind, "1", {"l": label}, {}, "m:f", label, estimate={"seconds": seconds})
+
+
+def record(of: Stage, seconds: float = 1.0, **facts: Any) -> Record:
+    return Record(of.id, of.kind, of.label, "1", {}, {}, facts=facts, seconds=seconds)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def play(observer: Observer) -> None:
+    """A small run: one of three there, one made, one failed."""
+    a, b, c = stage("a"), stage("b"), stage("c [bold]")
+    observer.plan([a, b, c], [a.id])
+    observer.started(b)
+    for i in range(200):
+        observer.progress(b.id, i / 200, {"loss": 2.0 - i / 200})
+    observer.finished(b, record(b, 65.2))
+    observer.note("damaged: x in y, set aside, making it again")
+    observer.started(c)
+    observer.failed(c, ValueError("two\nlines"))
+    observer.progress(b.id, 0.5, {})  # late: dropped
+    observer.done()
+    observer.done()
+
+
+def test_plain_lines_are_few_and_say_what_happened() -> None:
+    stream = io.StringIO()
+    play(Observer(stream=stream))
+    assert stream.getvalue().splitlines() == [
+        "3 stages: 1 there, 2 to make",
+        "[2/3] train b done in 1m 05s",
+        "damaged: x in y, set aside, making it again",
+        "[2/3] train c [bold] failed: ValueError: two lines",
+        "1 stages made, 1 were there, in 0s",
+    ]
+
+
+def test_progress_without_a_terminal_comes_now_and_then() -> None:
+    stream = io.StringIO()
+    observer = Observer(sinks=[Lines(stream, every=0.1)])
+    a = stage("a")
+    observer.plan([a], [])
+    observer.started(a)
+    started = time.monotonic()
+    while time.monotonic() - started < 0.55:
+        observer.progress(a.id, 0.25, {})
+    lines = stream.getvalue().splitlines()[1:]
+    assert 2 <= len(lines) <= 6
+    assert lines[0].startswith("0/1 stages, 1 running, 0s, about ")
+    assert lines[0].endswith("left: train a 25%")
+
+
+def test_the_live_block_shows_and_goes() -> None:
+    stream = Terminal()
+    sink = display(stream)
+    assert isinstance(sink, LiveBlock)
+    observer = Observer(sinks=[sink])
+    a, b = stage("a"), stage("b [red]")
+    observer.plan([a, b], [])
+    observer.started(a)
+    observer.progress(a.id, 0.5, {"loss": 1.23456})
+    time.sleep(0.7)
+    shown = stream.getvalue()
+    assert "train a" in shown
+    assert "loss 1.235" in shown
+    assert "0/2 stages, 1 running" in shown
+    observer.failed(a, ValueError("no"))
+    observer.done()
+    assert "train a failed: ValueError: no" in stream.getvalue()
+    assert "\x1b[?25h" in stream.getvalue()[-400:]  # the cursor is back
+
+
+def test_nothing_to_make_shows_no_block() -> None:
+    stream = Terminal()
+    observer = Observer(stream=stream)
+    observer.plan([stage("a")], [stage("a").id])
+    observer.done()
+    assert "\x1b[?25l" not in stream.getvalue()
+    assert "1 stages: 1 there, 0 to make" in stream.getvalue()
+
+
+def test_many_running_stages_make_a_short_block() -> None:
+    stream = Terminal()
+    observer = Observer(stream=stream)
+    stages = [stage(str(i)) for i in range(30)]
+    observer.plan(stages, [])
+    for each in stages:
+        observer.started(each)
+    time.sleep(0.7)
+    observer.done()
+    assert "and 22 more" in stream.getvalue()
+
+
+def test_events_are_json_lines_that_are_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "events.jsonl"
+    for _ in range(2):
+        play(Observer(events=path, stream=io.StringIO()))
+    events = [json.loads(text) for text in path.read_text().splitlines()]
+    names = [event["event"] for event in events]
+    assert names.count("plan") == names.count("done") == 2
+    assert names.count("progress") <= 4  # not two hundred
+    failed = next(event for event in events if event["event"] == "failed")
+    assert failed["error"] == "ValueError: two lines"
+    assert (failed["kind"], failed["label"]) == ("train", "c [bold]")
+    finished = next(event for event in events if event["event"] == "finished")
+    assert finished["seconds"] == 65.2
+
+
+def test_a_display_that_breaks_does_not_end_the_run(tmp_path: Path) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError("nobody reads")
+
+    path = tmp_path / "events.jsonl"
+    play(Observer(events=path, sinks=[Lines(Broken())]))
+    events = [json.loads(text) for text in path.read_text().splitlines()]
+    assert events[0]["event"] == "note"
+    assert events[0]["text"] == "Lines ended: nobody reads"
+    assert events[-1]["event"] == "done"
+
+
+def test_threads_may_tell_at_once(tmp_path: Path) -> None:
+    observer = Observer(events=tmp_path / "e", stream=Terminal())
+    stages = [stage(str(i)) for i in range(40)]
+    observer.plan(stages, [])
+
+    def work(mine: list[Stage]) -> None:
+        for each in mine:
+            observer.started(each)
+            observer.progress(each.id, 0.5, {"x": 1})
+            observer.finished(each, record(each))
+
+    threads = [threading.Thread(target=work, args=(stages[i::4],)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    observer.done()
+    assert observer.state.done == 40
+    assert observer.state.made_ids == {each.id for each in stages}
+    for text in (tmp_path / "e").read_text().splitlines():
+        json.loads(text)
+
+
+def test_a_stage_that_another_run_made_is_not_ours() -> None:
+    stream = io.StringIO()
+    observer = Observer(stream=stream)
+    a = stage("a")
+    observer.plan([a], [])
+    observer.found(a, record(a))
+    observer.done()
+    assert observer.state.made_ids == set()
+    assert stream.getvalue().splitlines()[1:] == [
+        "[1/1] train a was made by another run",
+        "0 stages made, 1 were there, in 0s",
+    ]
+
+
+# ---- time left ---------------------------------------------------------------------------------
+
+
+def _state(missing: Mapping[str, float], **fields: Any) -> RunState:
+    stages = [stage(label, seconds) for label, seconds in missing.items()]
+    return RunState(total=10, missing={s.id: s for s in stages}, **fields)
+
+
+def test_time_left_is_the_estimates_over_what_runs_at_once() -> None:
+    assert RunState().seconds_left(0.0) is None
+    assert _state({"a": 10, "b": 20}).seconds_left(0.0) == 30
+    assert _state({"a": 10, "b": 20}, widest=2).seconds_left(0.0) == 15
+    # finished stages took twice what they were estimated
+    assert _state({"a": 10, "b": 20}, estimated=5.0, taken=10.0).seconds_left(0.0) == 60
+    assert _state({}).seconds_left(0.0) == 0
+
+
+def test_a_running_stage_goes_by_its_own_pace() -> None:
+    observer = Observer(sinks=[])
+    a = stage("a", 10)
+    observer.plan([a], [])
+    observer.started(a)
+    since = observer.state.running[a.id].since
+    assert observer.state.seconds_left(since + 4) == pytest.approx(6)
+    assert observer.state.seconds_left(since + 40) == pytest.approx(1)  # late, but not for ever
+    observer.progress(a.id, 0.25, {})
+    assert observer.state.seconds_left(since + 10) == pytest.approx(30)
+    observer.progress(a.id, 1.7, {})
+    assert observer.state.running[a.id].fraction == 1.0
+    assert "about 0s left" in headline(observer.state, since + 10)
+
+
+def test_durations_are_short() -> None:
+    texts = [duration(s) for s in (-1, 0.4, 59.4, 59.6, 125, 3599.6, 3720)]
+    assert texts == ["0s", "0s", "59s", "1m 00s", "2m 05s", "1h 00m", "1h 02m"]
+    assert line({"event": "progress"}) == ""
+
+
+# ---- costs -------------------------------------------------------------------------------------
+
+
+def test_costs_count_all_results_and_this_run_apart() -> None:
+    corpus, train, score = stage("c", kind="corpus"), stage("t"), stage("e", kind="evaluate")
+    more = stage("t2")
+    costs = cost_summary(
+        [
+            (record(corpus, 30.0, tokens_generated=5000, calls=100, money=0.25), True),
+            (record(train, 10.5, tokens=1000, steps=10), True),
+            (record(more, 9.5, tokens=1000, steps=10), False),
+            (record(score, 1.0, tokens=7), False),
+        ]
+    )
+    this_run = costs.pop("this_run")
+    assert costs == {
+        "seconds_by_kind": {"corpus": 30.0, "evaluate": 1.0, "train": 20.0},
+        "stages_run": 2,
+        "stages_cached": 2,
+        "tokens_trained": 2000,
+        "tokens_generated": 5000,
+        "calls": 100,
+        "money": 0.25,
+    }
+    assert this_run["tokens_trained"] == 1000
+    assert this_run["tokens_generated"] == this_run["money"] == 0
+    assert cost_summary([])["seconds_by_kind"] == {}
