@@ -14,7 +14,7 @@ MIB = 2**20
 GIB = 2**30
 # Two processes (the Ray actor and vLLM's EngineCore) that have imported torch and vLLM. Measured
 # with a model of one million parameters, see benchmarks/corpus.
-PROCESSES_BYTES = 1400 * MIB
+PROCESSES_BYTES = 1500 * MIB
 KV_CACHE_LIMIT_BYTES = 2 * GIB
 # vLLM's CPU backend hands out the cache in blocks of this many tokens.
 CPU_BLOCK_TOKENS = 128

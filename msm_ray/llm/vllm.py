@@ -235,9 +235,7 @@ def _run(
         num_cpus=_LITTLE_CPU,
         concurrency=1,
     )
-    dataset = processor(dataset).map(_raw_row, **little)
-    if not keep_errors:
-        dataset = dataset.filter(_succeeded, **little)
+    dataset = processor(dataset).flat_map(partial(_raw_rows, keep_errors=keep_errors), **little)
     dataset.write_parquet(
         str(folder / "answers"), ray_remote_args={"num_cpus": _LITTLE_CPU}, concurrency=1
     )
@@ -255,15 +253,16 @@ def _response(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": row["id"], "generated_tokens": row["generated_tokens"]}
 
 
-def _raw_row(row: dict[str, Any]) -> dict[str, Any]:
-    """One row of _RAW_SCHEMA. Error rows have skipped _response and carry all their columns."""
+def _raw_rows(row: dict[str, Any], keep_errors: bool) -> list[dict[str, Any]]:
+    """One row of _RAW_SCHEMA, or none for an error that is not kept.
+
+    Error rows have skipped _response and carry all the columns there are.
+    """
     error = row.get(_ERROR_COLUMN) or ""
+    if error and not keep_errors:
+        return []
     tokens = [] if error else [int(token) for token in row["generated_tokens"]]
-    return {"id": row["id"], "token_ids": tokens, "error": error}
-
-
-def _succeeded(row: dict[str, Any]) -> bool:
-    return row["error"] == ""
+    return [{"id": row["id"], "token_ids": tokens, "error": error}]
 
 
 def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
@@ -297,8 +296,7 @@ def _decode(raw: pa.Table, ids: list[str], tokenizer: Any) -> pa.Table:
 def _cluster_has_gpu() -> bool:
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()
-    return resources.get("GPU", 0.0) >= 1
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
 
 
 @contextlib.contextmanager
