@@ -310,12 +310,7 @@ class Store:
 
     def work_dir(self, id: str) -> Path:
         """Local scratch for making ``id``: the same after ``kill -9``, removed after the commit."""
-        path = self._cache / "work" / id
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"store {self.url}: cannot make scratch: {error.strerror}") from error
-        return path
+        return self._directory("work", id)
 
     def write_bytes(self, name: str, data: bytes) -> str:
         """Write the file ``name`` (such as ``runs/NAME/report.html``) as a whole; its URL."""
@@ -339,8 +334,14 @@ class Store:
 
     def events_path(self, run: str) -> Path:
         """The local file that takes the events of the run ``run``; its directory is there."""
-        path = self._cache / "runs" / run / "events.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        return self._directory("runs", run) / "events.jsonl"
+
+    def _directory(self, *names: str) -> Path:
+        path = self._cache.joinpath(*names)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"store {self.url}: cannot make {path}: {error.strerror}") from error
         return path
 
     def create(self, name: str, data: bytes) -> bool:

@@ -77,8 +77,6 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
         )
         started = time.perf_counter()
         facts = function(context)
-        if not isinstance(facts, Mapping):
-            raise TypeError(f"{stage.run} returned {type(facts).__name__}, not its facts (a dict)")
         record = Record(
             id=stage.id,
             kind=stage.kind,
@@ -86,7 +84,7 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
             version=stage.version,
             config=dict(stage.config),
             inputs={name: of.id for name, of in stage.inputs.items()},
-            facts=canonical(facts, f"facts of {stage.run}"),
+            facts=_recorded(facts, stage.run),
             provenance={"run": stage.run, **_versions()},
             seconds=time.perf_counter() - started,
         )
@@ -140,6 +138,16 @@ def _function(name: str) -> Callable[[StageContext], Mapping[str, Any]]:
         raise AttributeError(f"module {module} has no function {attribute}")
     stage_function: Callable[[StageContext], Mapping[str, Any]] = function
     return stage_function
+
+
+def _recorded(facts: Any, run: str) -> dict[str, Any]:
+    if not isinstance(facts, Mapping):
+        raise TypeError(f"{run} returned {type(facts).__name__}, not its facts (a dict)")
+    try:
+        plain: dict[str, Any] = canonical(facts, f"facts of {run}")
+    except UserError as error:  # the stage's fault, not that of its user
+        raise ValueError(str(error)) from None
+    return plain
 
 
 def _versions() -> dict[str, str]:

@@ -115,7 +115,7 @@ def line(event: Mapping[str, Any]) -> str:
     what = f"{event.get('kind', '')} {event.get('label', '')}".strip()
     if name == "plan":
         missing = event["stages"] - event["cached"]
-        return f"{event['stages']} stages: {event['cached']} there, {missing} to make"
+        return f"{_stages(event['stages'])}: {event['cached']} there, {missing} to make"
     if name == "finished":
         return f"{what} done in {duration(event['seconds'])}"
     if name == "found":
@@ -126,7 +126,7 @@ def line(event: Mapping[str, Any]) -> str:
         return str(event["text"])
     if name == "done":
         took = duration(event["seconds"])
-        return f"{event['made']} stages made, {event['cached']} were there, in {took}"
+        return f"{_stages(event['made'])} made, {event['cached']} there before, in {took}"
     return ""
 
 
@@ -164,6 +164,10 @@ def _share_done(state: RunState, running: Sequence[Running]) -> float:
 def _bar(fraction: float, width: int = 20) -> str:
     filled = round(min(max(fraction, 0.0), 1.0) * width)
     return "━" * filled + "╌" * (width - filled)
+
+
+def _stages(count: int) -> str:
+    return f"{count} stage" if count == 1 else f"{count} stages"
 
 
 def _short(value: Any) -> str:

@@ -53,7 +53,7 @@ def test_plain_lines_are_few_and_say_what_happened() -> None:
         "[2/3] train b done in 1m 05s",
         "damaged: x in y, set aside, making it again",
         "[2/3] train c [bold] failed: ValueError: two lines",
-        "1 stages made, 1 were there, in 0s",
+        "1 stage made, 1 there before, in 0s",
     ]
 
 
@@ -98,7 +98,7 @@ def test_nothing_to_make_shows_no_block() -> None:
     observer.plan([stage("a")], [stage("a").id])
     observer.done()
     assert "\x1b[?25l" not in stream.getvalue()
-    assert "1 stages: 1 there, 0 to make" in stream.getvalue()
+    assert "1 stage: 1 there, 0 to make" in stream.getvalue()
 
 
 def test_many_running_stages_make_a_short_block() -> None:
@@ -174,7 +174,7 @@ def test_a_stage_that_another_run_made_is_not_ours() -> None:
     assert observer.state.made_ids == set()
     assert stream.getvalue().splitlines()[1:] == [
         "[1/1] train a was made by another run",
-        "0 stages made, 1 were there, in 0s",
+        "0 stages made, 1 there before, in 0s",
     ]
 
 
