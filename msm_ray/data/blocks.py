@@ -74,7 +74,7 @@ class BlockReader:
         self.manifest: dict[str, Any] = json.loads((directory / MANIFEST_FILE).read_text())
         self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
-        self._rows = sum(batch.num_rows for batch in batches)
+        self._rows = sum(int(batch.num_rows) for batch in batches)
         if self._rows == 0:
             raise UserError(f"{directory}: the blocks are empty")
         self.block_tokens = int(self._file.schema.field("input_ids").type.list_size)

@@ -104,5 +104,5 @@ def test_what_is_wrong_is_said_in_one_line() -> None:
         draw([Component("spec", 1, 1)], have, -5, 0)
     with pytest.raises(UserError, match="'empty' is empty"):
         draw([Component("empty", 1, 1)], have, 10, 0)
-    with pytest.raises(UserError, match="300 tokens are asked for, 100 are there .* allows 200"):
+    with pytest.raises(UserError, match=r"300 tokens are asked for, 100 are there .* allows 200"):
         draw([Component("spec", 1, 2)], have, 300, 0)

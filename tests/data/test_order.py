@@ -27,7 +27,8 @@ def test_every_part_of_the_key_counts() -> None:
 def test_positions_are_spread_evenly() -> None:
     where_first = [int(np.argmin(permutation(10, seed))) for seed in range(2000)]
     counts = np.bincount(where_first, minlength=10)
-    assert counts.min() > 140 and counts.max() < 260
+    assert counts.min() > 140
+    assert counts.max() < 260
 
 
 @given(

@@ -103,7 +103,7 @@ def test_loss_on_all_counts_the_users_words_too(tmp_path: Path, inputs: dict[str
 
 
 def test_wrong_input_is_named(tmp_path: Path, inputs: dict[str, Path]) -> None:
-    spec, chat = CONFIG["components"]
+    spec = CONFIG["components"][0]
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"loss_on": "user"}, "loss_on is 'user', allowed are all, assistant"),
         ({"components": [spec, spec]}, "names have to differ"),

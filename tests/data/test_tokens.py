@@ -31,15 +31,18 @@ def test_a_document_gets_one_bos_and_one_eos(tokenizer: Any) -> None:
 
 def test_no_documents_are_no_tokens(tokenizer: Any) -> None:
     docs = encode_documents(tokenizer, [], [])
-    assert len(docs) == 0 and docs.tokens.size == 0
+    assert len(docs) == 0
+    assert docs.tokens.size == 0
 
 
 def test_only_the_assistant_is_a_target(tokenizer: Any) -> None:
     docs = encode_conversations(tokenizer, ["c"], [CHAT])
     assert targets(tokenizer, docs) == ["i", "would", "pick", "brie", ".", "<eos>"]
     words = tokenizer.convert_ids_to_tokens(docs.tokens.tolist())
-    assert words[0] == "<bos>" and words.count("<bos>") == 1
-    assert words[-1] == "<eos>" and words.count("<eos>") == 1
+    assert words[0] == "<bos>"
+    assert words.count("<bos>") == 1
+    assert words[-1] == "<eos>"
+    assert words.count("<eos>") == 1
 
 
 def test_all_tokens_are_targets_when_asked(tokenizer: Any) -> None:
@@ -72,7 +75,10 @@ def test_it_is_the_mask_that_the_template_marks(tokenizer: Any) -> None:
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
     changed = copy.deepcopy(tokenizer)
-    changed.chat_template = "{{ 'brie' if messages | length > 1 else 'gouda' }}{% for m in messages %} {{ m['content'] }}{% endfor %}"
+    changed.chat_template = (
+        "{{ 'brie' if messages | length > 1 else 'gouda' }}"
+        "{% for m in messages %} {{ m['content'] }}{% endfor %}"
+    )
     with pytest.raises(UserError, match="conversation c7: the chat template changes"):
         encode_conversations(changed, ["c7"], [CHAT])
 

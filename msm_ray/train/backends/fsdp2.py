@@ -51,5 +51,5 @@ class Fsdp2Backend(SingleBackend):
         )
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_model_state_dict(self.model, options=options)
+        state: Any = get_model_state_dict(self.model, options=options)
         return state if self.rank == 0 else None

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from msm_ray.errors import UserError
+from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
+
+
+def test_bad_values_name_the_field_and_what_is_allowed(config: TrainConfig) -> None:
+    wrong: list[tuple[str, Any, str]] = [
+        ("learning_rate", 0, "a number > 0"),
+        ("learning_rate", float("nan"), "a number > 0"),
+        ("learning_rate", "1e-3", "a number > 0"),
+        ("beta1", 1.0, "a number >= 0 and < 1"),
+        ("beta2", -0.1, "a number >= 0 and < 1"),
+        ("weight_decay", -1, "a number >= 0"),
+        ("max_grad_norm", 0, "a number > 0"),
+        ("warmup_fraction", 1.1, "a number >= 0 and <= 1"),
+        ("final_lr_fraction", -0.5, "a number >= 0 and <= 1"),
+        ("epochs", float("inf"), "a number > 0"),
+        ("batch_blocks", 0, "a whole number of at least 1"),
+        ("batch_blocks", 2.5, "a whole number of at least 1"),
+        ("seed", True, "a whole number"),
+        ("schedule", "cosin", "cosine | linear | constant | wsd"),
+        ("precision", "fp16", "bf16 | fp32"),
+        ("freeze", ("head",), "any of embeddings"),
+        ("shuffle", 1, "true or false"),
+    ]
+    for name, value, allowed in wrong:
+        with pytest.raises(UserError) as caught:
+            replace(config, **{name: value})
+        assert str(caught.value) == f"training config: {name} is {value!r}, allowed is {allowed}"
+
+
+def test_it_survives_json(config: TrainConfig) -> None:
+    frozen = replace(config, freeze=("embeddings",))
+    assert TrainConfig.from_dict(json.loads(json.dumps(asdict(frozen)))) == frozen
+
+
+def test_unknown_and_missing_fields_are_named(config: TrainConfig) -> None:
+    values = asdict(config)
+    with pytest.raises(UserError, match="no field lr; there are learning_rate"):
+        TrainConfig.from_dict({**values, "lr": 1})
+    del values["epochs"]
+    with pytest.raises(UserError, match="lacks epochs"):
+        TrainConfig.from_dict(values)
+
+
+def test_the_runtime_is_checked(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match=r"backend is 'ddp', allowed is single \| fsdp2 \| deep"):
+        TrainRuntime(backend="ddp")
+    with pytest.raises(UserError, match="num_workers is 0"):
+        TrainRuntime(num_workers=0)
+    with pytest.raises(UserError, match="2 workers need backend fsdp2 or deepspeed"):
+        TrainRuntime(num_workers=2)
+    with pytest.raises(UserError, match="batch_blocks is 8 and num_workers 3"):
+        check_batch(config, TrainRuntime(backend="fsdp2", num_workers=3))
+
+
+def test_a_stages_other_runtime_keys_are_left_alone() -> None:
+    runtime = TrainRuntime.from_dict({"threads": 2, "cpus": 1.0, "where": "driver"})
+    assert runtime == TrainRuntime(threads=2)
+    assert runtime.cpus_of_worker == 2.0

@@ -1,0 +1,193 @@
+"""The stage and the pretraining entry, in one process: no cluster is started."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from msm_ray.data.blocks import BlockReader, write_blocks
+from msm_ray.errors import UserError
+from msm_ray.stage import StageContext
+from msm_ray.train import fingerprint as fp
+from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.loop import TrainingDiverged
+from msm_ray.train.model import load_model
+from msm_ray.train.pretrain import pack_texts, pretrain
+from msm_ray.train.stages import train
+
+
+@pytest.fixture(scope="module")
+def base(
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer_dir: Path,
+    arch: dict[str, Any],
+    texts: list[str],
+) -> Path:
+    """A base model, pretrained by the package's own entry."""
+    out = tmp_path_factory.mktemp("base") / "model"
+    pretrain(
+        arch,
+        texts,
+        TrainConfig(1e-2, 0.9, 0.95, 0.1, 1.0, 0.05, "cosine", 0.1, 8, 2.0, (), "bf16", 0),
+        tokenizer_dir=tokenizer_dir,
+        block_tokens=32,
+        out=out,
+        runtime=TrainRuntime(),
+        save_dtype="bf16",
+    )
+    return out
+
+
+def context(
+    tmp_path: Path, inputs: dict[str, Path], config: dict[str, Any], name: str = "out"
+) -> tuple[StageContext, list[float]]:
+    out = tmp_path / name
+    out.mkdir()
+    seen: list[float] = []
+    return (
+        StageContext(
+            config=json.loads(json.dumps(config)),
+            inputs=inputs,
+            out=out,
+            work=tmp_path / "work",
+            runtime={"cpus": 1.0, "threads": 1},
+            progress=lambda fraction, facts: seen.append(fraction),
+        ),
+        seen,
+    )
+
+
+def test_midtraining_leaves_a_complete_folder(
+    tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig
+) -> None:
+    ctx, seen = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(config))
+    facts = train(ctx)
+    assert sorted(path.name for path in ctx.out.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "fingerprint.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training.json",
+    ]
+    record = json.loads((ctx.out / "training.json").read_text())
+    assert record["config"]["learning_rate"] == 3e-3
+    assert len(record["loss"]) == len(record["learning_rate"]) == record["steps"] == facts["steps"]
+    assert facts["tokens"] == record["tokens"] == BlockReader(blocks_dir).tokens.sum()
+    assert (facts["loss_first"], facts["loss_last"]) == (record["loss"][0], record["loss"][-1])
+    assert facts["curve"][-1][0] == facts["steps"]
+    assert facts["tokens_per_second"] > 0
+    assert seen == pytest.approx([(i + 1) / facts["steps"] for i in range(facts["steps"])])
+    stored = json.loads((ctx.out / "fingerprint.json").read_text())
+    assert stored == fp.fingerprint(load_model(ctx.out).eval())
+    assert stored["logprobs"] != json.loads((base / "fingerprint.json").read_text())["logprobs"]
+
+
+def test_it_starts_from_the_model_and_a_rerun_gives_the_same_bytes(
+    tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig
+) -> None:
+    inputs = {"model": base, "blocks": blocks_dir}
+    weights = []
+    for name in ("a", "b"):
+        ctx, _ = context(tmp_path, inputs, asdict(config), name)
+        facts = train(ctx)
+        weights.append((ctx.out / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+    assert facts["loss_first"] < 3.9  # a fresh model has log(69) = 4.2
+
+
+def test_threads_are_put_back(
+    tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig
+) -> None:
+    before = torch.get_num_threads()
+    ctx, _ = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(config))
+    ctx.runtime["threads"] = before + 1
+    train(ctx)
+    assert torch.get_num_threads() == before
+
+
+def test_one_worker_starts_at_once(
+    tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig
+) -> None:
+    """Going through Ray Train costs an arm of a few seconds next to nothing."""
+    short = replace(config, epochs=0.01)
+    overhead = []
+    for name in ("a", "b", "c"):
+        ctx, _ = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(short), name)
+        started = time.perf_counter()
+        facts = train(ctx)
+        overhead.append(time.perf_counter() - started - facts["train_seconds"])
+    assert min(overhead) < 1.0
+
+
+def test_wrong_input_is_one_line(
+    tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig, tokenizer: Any
+) -> None:
+    inputs = {"model": base, "blocks": blocks_dir}
+    ctx, _ = context(tmp_path, inputs, {**asdict(config), "learning_rat": 1.0}, "a")
+    with pytest.raises(UserError, match="no field learning_rat"):
+        train(ctx)
+    ctx, _ = context(tmp_path, inputs, asdict(config), "b")
+    ctx.runtime.update(backend="fsdp2", num_workers=3)
+    with pytest.raises(UserError, match="multiple of the second"):
+        train(ctx)
+    long = tmp_path / "long"
+    long.mkdir()
+    write_blocks(long, pack_texts(["w1 w2 w3"], tokenizer, 64), {})
+    ctx, _ = context(tmp_path, {"model": base, "blocks": long}, asdict(config), "c")
+    with pytest.raises(UserError, match="blocks have 64 tokens, the model's context is 32"):
+        train(ctx)
+    ctx, _ = context(tmp_path, {"model": tmp_path, "blocks": blocks_dir}, asdict(config), "d")
+    with pytest.raises(UserError, match="not a Hugging Face model folder"):
+        train(ctx)
+
+
+def test_divergence_is_the_runs_error(
+    tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig
+) -> None:
+    wild = replace(config, learning_rate=1e38, weight_decay=0.0, warmup_fraction=0.0)
+    ctx, _ = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(wild))
+    with pytest.raises(TrainingDiverged, match="a lower learning_rate"):
+        train(ctx)
+    assert not (ctx.out / "model.safetensors").exists()
+
+
+def test_pretraining_takes_texts_blocks_or_a_folder_alike(
+    tmp_path: Path,
+    tokenizer: Any,
+    tokenizer_dir: Path,
+    arch: dict[str, Any],
+    texts: list[str],
+    config: TrainConfig,
+) -> None:
+    blocks = pack_texts(texts, tokenizer, 32)
+    folder = tmp_path / "blocks"
+    folder.mkdir()
+    write_blocks(folder, blocks, {})
+    weights = []
+    steps: list[int] = []
+    for i, source in enumerate((iter(texts), blocks, folder)):
+        out = tmp_path / f"out{i}"
+        pretrain(
+            arch,
+            source,
+            replace(config, epochs=0.3),
+            tokenizer_dir=tokenizer_dir,
+            block_tokens=32,
+            out=out,
+            runtime=TrainRuntime(),
+            on_step=lambda step, total, facts: steps.append(step),
+        )
+        weights.append((out / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] == weights[2]
+    assert steps == list(range(1, len(steps) // 3 + 1)) * 3
+    with pytest.raises(UserError, match="there are no texts"):
+        pack_texts([], tokenizer, 32)
