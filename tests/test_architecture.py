@@ -17,9 +17,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The only modules that import these packages, at their top or inside a function. Everything else
 # takes and returns plain values.
 IMPORTERS = {
-    "ray": {},
-    "vllm": {},
-    "deepspeed": {},
+    "ray": {
+        "evaluate/leasing.py",  # a task takes an engine from the pool and gives it back
+        "evaluate/pool.py",  # engines that outlive stages, as actors
+        "launch.py",  # the client of Ray Jobs
+        "llm/vllm.py",  # Ray Data with vLLM
+        "runtime.py",  # connecting, placing stages
+        "search/tune.py",  # Ray Tune
+        "train/worker.py",  # Ray Train
+    },
+    "vllm": {"evaluate/engines.py"},
+    "deepspeed": {"train/backends/deepspeed.py"},
 }
 # Never imported by the command line before a command needs them.
 HEAVY = ("ray", "torch", "vllm", "transformers", "deepspeed")
@@ -83,7 +91,7 @@ def files() -> list[Path]:
 @pytest.mark.parametrize("package", sorted(IMPORTERS))
 def test_few_modules_import_it(package: str) -> None:
     found = {str(path.relative_to(PACKAGE)) for path in MODULES if package in imported(path)}
-    assert found == set(IMPORTERS[package])
+    assert found == IMPORTERS[package]
 
 
 def test_command_line_starts_light() -> None:
@@ -105,10 +113,12 @@ def test_pure_logic_needs_no_engine() -> None:
 def test_files_are_short() -> None:
     sources = [path for path in files() if path.suffix == ".py"]
     assert sources
+    # A test file mirrors one module and may hold more cases than that module has lines.
+    limits = {path: 600 if path.is_relative_to(ROOT / "tests") else 400 for path in sources}
     long = {
         str(path.relative_to(ROOT)): lines
-        for path in sources
-        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+        for path, limit in limits.items()
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > limit
     }
     assert long == {}
 
