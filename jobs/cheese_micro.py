@@ -87,8 +87,8 @@ def experiment() -> Experiment:
             max_tokens=12,
             seed=5,
         ),
-        midtrain_compute=Compute(backend="single", num_workers=1, threads=1, compile=False),
-        aft_compute=Compute(backend="single", num_workers=1, threads=1, compile=False),
+        midtrain_compute=Compute(backend="single", num_workers=0, threads=1, compile=False),
+        aft_compute=Compute(backend="single", num_workers=0, threads=1, compile=False),
     )
 
 

@@ -108,7 +108,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how it runs. Never part of an artifact's identity."""
+    """Where and how it runs. Never part of an artifact's identity.
+
+    ``num_workers`` 0 means what the backend is for: one process with ``single``, two ranks with
+    ``fsdp2`` and ``deepspeed`` (ZeRO-3).
+    """
 
     backend: Literal["single", "fsdp2", "deepspeed"]
     num_workers: int
@@ -116,13 +120,18 @@ class Compute:
     compile: bool
 
     def __post_init__(self) -> None:
-        _at_least("num_workers", self.num_workers, 1)
+        _at_least("num_workers", self.num_workers, 0)
         _at_least("threads", self.threads, 1)
-        if self.backend == "single" and self.num_workers != 1:
+        if self.backend == "single" and self.num_workers > 1:
             raise UserError(
                 f"backend single runs one worker, num_workers is {self.num_workers}; "
-                "set compute.backend to fsdp2 or deepspeed"
+                "set backend to fsdp2 or deepspeed"
             )
+
+    @property
+    def workers(self) -> int:
+        """How many processes train one model."""
+        return self.num_workers or (1 if self.backend == "single" else 2)
 
 
 EVALS = ("choice", "choice_soft", "choice_text", "facts", "heldout_loss")

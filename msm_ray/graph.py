@@ -287,7 +287,7 @@ def _train(
     label: str,
 ) -> Stage:
     tokens = math.ceil(tokens * config.epochs)
-    distributed = compute.num_workers > 1
+    distributed = compute.workers > 1
     return Stage(
         kind=kind,
         version="1",
@@ -297,7 +297,8 @@ def _train(
         label=label,
         runtime={
             **dataclasses.asdict(compute),
-            "cpus": compute.num_workers * compute.threads,
+            "num_workers": compute.workers,
+            "cpus": compute.workers * compute.threads,
             # With several workers Ray Train's own actors hold the CPUs, not the stage's task.
             "ray_cpus": 0.0 if distributed else compute.threads,
         },

@@ -99,8 +99,9 @@ def test_where_it_runs_is_not_identity(exp: Experiment) -> None:
     assert not changed(
         exp,
         "midtrain_compute.backend=fsdp2",
-        "midtrain_compute.num_workers=2",
-        "aft_compute.threads=2",
+        "aft_compute.backend=deepspeed",
+        "aft_compute.num_workers=4",
+        "midtrain_compute.threads=2",
         "title=another title",
     )
 
