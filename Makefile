@@ -11,6 +11,8 @@ DEVICE ?=
 STORE  ?=
 ARGS   ?=
 BIN    := $(VENV)/bin
+# ninja, with which DeepSpeed builds, comes as a package and is looked for on the path
+IN_ENV  = PATH="$(abspath $(BIN)):$$PATH"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-slow lint format doctor clean
@@ -23,16 +25,16 @@ setup:
 	@$(PYTHON) -I msm_ray/install.py --venv "$(VENV)" --device "$(DEVICE)"
 
 demo: setup
-	@$(BIN)/msm run jobs/cheese_micro.py $(if $(STORE),--store "$(STORE)") $(ARGS)
+	@$(IN_ENV) $(BIN)/msm run jobs/cheese_micro.py $(if $(STORE),--store "$(STORE)") $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(IN_ENV) $(BIN)/python -m pytest $(ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow and not ray and not vllm and not browser" $(ARGS)
+	$(IN_ENV) $(BIN)/python -m pytest -m "not slow and not ray and not vllm and not browser" $(ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow or ray or vllm or browser" $(ARGS)
+	$(IN_ENV) $(BIN)/python -m pytest -m "slow or ray or vllm or browser" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -111,8 +111,10 @@ class Environment:
             and any(self.path.iterdir())
         ):
             raise SetupError(f"{self.path} is there and is no virtual environment: move it away", 2)
+        # Not sys.executable: with the environment activated that is the one to be cleared.
+        base = getattr(sys, "_base_executable", sys.executable)
         made = subprocess.run(
-            [sys.executable, "-m", "venv", "--clear", str(self.path)],
+            [base, "-m", "venv", "--clear", str(self.path)],
             capture_output=True,
             text=True,
             check=False,

@@ -271,3 +271,12 @@ def test_pins_are_complete() -> None:
             if key not in pins or not wanted.specifier.contains(pins[key], prereleases=True):
                 missing.append(f"{name} requires {text}, pinned: {pins.get(key)}")
     assert missing == []
+
+
+def test_package_carries_its_data() -> None:
+    """A wheel has every file that lies in the package, not only the modules."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    package = ROOT / "msm_ray"
+    covered = {path for glob in settings["package-data"]["msm_ray"] for path in package.glob(glob)}
+    data = [p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+    assert [str(p.relative_to(ROOT)) for p in data if p not in covered] == []
