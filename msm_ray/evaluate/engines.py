@@ -22,6 +22,7 @@ from typing import Any
 
 from msm_ray.errors import UserError
 from msm_ray.evaluate.tasks import Request
+from msm_ray.llm.memory import available_bytes, kv_cache_bytes_per_token
 
 ATOL = 1e-3  # nats; two float32 forward passes of one model differ by about 1e-5
 GIB = 2**30
@@ -121,15 +122,12 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         if k not in ("dtype", "torch_dtype", "_name_or_path", "transformers_version")
     }
     stamp = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in weights]
-    layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
     return Checkpoint(
         path=str(folder),
         architecture=_digest(same),
         key=_digest([str(folder), stamp, fingerprint.logprobs]),
         context=int(config["max_position_embeddings"]),
-        # keys and values of every layer, 4 bytes each
-        kv_bytes_per_token=8 * layers * head_dim * int(config.get("num_key_value_heads") or heads),
+        kv_bytes_per_token=kv_cache_bytes_per_token(config, "float32"),
         weight_bytes=sum(p.stat().st_size for p in weights),
         fingerprint=fingerprint,
     )
@@ -194,22 +192,9 @@ def needed_bytes(checkpoint: Checkpoint, settings: EngineSettings) -> int:
     return int(PROCESS_GIB * GIB) + kv_cache_bytes(checkpoint, settings) + weights
 
 
-def free_bytes() -> int:
-    """Memory that this machine, and this container if there is a limit, can still give."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.stat")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        stat = dict(line.split() for line in used.read_text().splitlines())
-        held = int(stat.get("anon", 0)) + int(stat.get("shmem", 0)) + int(stat.get("kernel", 0))
-        free = min(free, int(limit.read_text()) - held)
-    return free
-
-
 def check_memory(checkpoint: Checkpoint, settings: EngineSettings) -> None:
     """Raise UserError if a new engine would not fit: what it needs, what is free, what to lower."""
-    needed, free = needed_bytes(checkpoint, settings), free_bytes()
+    needed, free = needed_bytes(checkpoint, settings), available_bytes()
     if needed > free:
         kv = kv_cache_bytes(checkpoint, settings)
         raise UserError(

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from msm_ray.errors import UserError
+from msm_ray.evaluate.engines import EngineSettings, FingerprintMismatch
+from msm_ray.evaluate.serve import serve, serving
+
+from .tiny import EOS
+
+SMALL = EngineSettings(kv_mib=64, max_num_seqs=4)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_an_openai_client_gets_the_checkpoints_own_words(
+    models: dict[str, Path], reference: Callable[[Path, list[int]], Any]
+) -> None:
+    import openai
+
+    with serving(models["a"], free_port(), names=["lyra", "x"], settings=SMALL) as server:
+        assert server.distance < 1e-3
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        assert processes
+        client = openai.OpenAI(base_url=server.url, api_key="none")
+        assert {model.id for model in client.models.list()} == {"lyra", "x"}
+        reply = client.completions.create(
+            model="x",
+            prompt="w1 w2 w3",
+            max_tokens=6,
+            temperature=0,
+            logprobs=1,
+            extra_body={"skip_special_tokens": False},
+        )
+        special = {"<pad>": 0, "<bos>": 1, "<eos>": 2, "<unk>": 3}
+        ids = [1, 5, 6, 7]
+        for word in reply.choices[0].text.split():
+            row = reference(models["a"], ids)[-1]
+            token = special[word] if word in special else 4 + int(word.removeprefix("w"))
+            assert row[token] >= row.max() - 1e-3
+            ids.append(token)
+        assert len(ids) == 10 or reference(models["a"], ids)[-1].argmax() == EOS
+    _, alive = psutil.wait_procs([*processes, server.process], timeout=10)  # type: ignore[list-item]
+    assert not alive
+
+
+STANDING_IN = """
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply({"data": []})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        got = {f"token_id:{token}": -1.0 for token in asked["logprob_token_ids"]}
+        self.reply({"choices": [{"logprobs": {"top_logprobs": [got]}}]})
+
+    def reply(self, content):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_):
+        pass
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_a_server_that_computes_something_else_is_not_called_ready(
+    models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def command(checkpoint: Any, port: int, *_: Any) -> list[str]:
+        started.append(port)
+        return [sys.executable, "-c", STANDING_IN, str(port)]
+
+    monkeypatch.setattr("msm_ray.evaluate.serve._command", command)
+    with pytest.raises(FingerprintMismatch, match=r"off by up to .* nats"):
+        serve(models["a"], free_port())
+    assert "ready" not in capsys.readouterr().out
+    with socket.socket() as probe:  # and it is gone
+        assert probe.connect_ex(("127.0.0.1", started[0])) != 0
+
+
+def test_a_server_that_ends_at_once_is_an_error(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("msm_ray.evaluate.serve._command", lambda *_: ["false"])
+    with pytest.raises(RuntimeError, match="ended with code 1 before it was ready"):
+        serve(models["a"], free_port())
+
+
+def test_a_port_in_use_is_told_before_anything_starts(models: dict[str, Path]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match=r"--port .* give a free port"):
+            serve(models["a"], taken.getsockname()[1])
+    with pytest.raises(UserError, match="--port 70000"):
+        serve(models["a"], 70000)
+
+
+def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+        serve(tmp_path, free_port())
