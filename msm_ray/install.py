@@ -105,11 +105,8 @@ class Environment:
             for broken in half_installed(next((self.path / "lib").glob("python*/site-packages"))):
                 shutil.rmtree(broken)
             return
-        if (
-            self.path.exists()
-            and not (self.path / "pyvenv.cfg").exists()
-            and any(self.path.iterdir())
-        ):
+        there = {p.name for p in self.path.iterdir()} if self.path.exists() else set()
+        if "pyvenv.cfg" not in there and there - {"bin", "include", "lib", "lib64"}:
             raise SetupError(f"{self.path} is there and is no virtual environment: move it away", 2)
         # Not sys.executable: with the environment activated that is the one to be cleared.
         base = getattr(sys, "_base_executable", sys.executable)
