@@ -32,9 +32,9 @@ class Attempts:
     """
 
     def __init__(self, work: Path, schema: pa.Schema) -> None:
-        self._work = work
+        self._work = work.resolve()  # read and written by processes in other directories
         self._schema = schema
-        work.mkdir(parents=True, exist_ok=True)
+        self._work.mkdir(parents=True, exist_ok=True)
 
     def folders(self) -> list[Path]:
         """The attempts so far, oldest first."""

@@ -3,6 +3,8 @@
 The prompts are tokenized here, read back by Ray Data in small blocks, answered by one engine actor
 (the only actor: tokenizing and detokenizing stages would each start another process), and
 written to Parquet under a Ray Data checkpoint. See `attempts` for what survives a crash.
+
+The model's folder and the scratch folder have to be visible on every node that Ray may use.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from msm_ray.llm.memory import (
 from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
 
 # The engine's own rows, before detokenizing.
-_RAW_SCHEMA = pa.schema(
+RAW_SCHEMA = pa.schema(
     [("id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("error", pa.string())]
 )
 _TOKENIZED_SCHEMA = pa.schema(
@@ -82,7 +84,7 @@ class VllmAnswers:
     """
 
     def __init__(self, model: Path, dtype: str, runtime: VllmRuntime) -> None:
-        self._model = model
+        self._model = model.resolve()
         self._dtype = dtype
         self._runtime = runtime
         self._context = int(model_config(model)["max_position_embeddings"])
@@ -110,7 +112,7 @@ class VllmAnswers:
             },
             schema=_TOKENIZED_SCHEMA,
         )
-        attempts = Attempts(work, _RAW_SCHEMA)
+        attempts = Attempts(work, RAW_SCHEMA)
         # The first pass leaves error rows out of what it writes, so that they stay open; the
         # second one writes them down, whatever they are.
         for keep_errors in (False, True):
@@ -130,7 +132,7 @@ class VllmAnswers:
     ) -> None:
         longest = max(len(tokens) for tokens in prompts["token_ids"].to_pylist())
         max_model_len = min(self._context, longest + sampling.max_tokens)
-        gpu = _cluster_has_gpu()
+        gpu = _use_gpu()
         need = engine_memory(
             self._model,
             dtype=self._dtype,
@@ -190,11 +192,12 @@ def _processor_config(
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
-        runtime_env={"env_vars": _engine_env(runtime)},
+        runtime_env={"env_vars": engine_env(runtime)},
     )
 
 
-def _engine_env(runtime: VllmRuntime) -> dict[str, str]:
+def engine_env(runtime: VllmRuntime) -> dict[str, str]:
+    """The environment of an engine's processes: few threads, two processes, no network."""
     return {
         "OMP_NUM_THREADS": str(runtime.threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines and trainers share cores
@@ -254,7 +257,7 @@ def _response(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _raw_rows(row: dict[str, Any], keep_errors: bool) -> list[dict[str, Any]]:
-    """One row of _RAW_SCHEMA, or none for an error that is not kept.
+    """One row of RAW_SCHEMA, or none for an error that is not kept.
 
     Error rows have skipped _response and carry all the columns there are.
     """
@@ -271,7 +274,7 @@ def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
 
 
 def _decode(raw: pa.Table, ids: list[str], tokenizer: Any) -> pa.Table:
-    """ANSWER_SCHEMA in the order of ``ids``, from rows of _RAW_SCHEMA in any order."""
+    """ANSWER_SCHEMA in the order of ``ids``, from rows of RAW_SCHEMA in any order."""
     rows = {row["id"]: row for row in raw.to_pylist()}
     answers = []
     for id in ids:
@@ -293,10 +296,12 @@ def _decode(raw: pa.Table, ids: list[str], tokenizer: Any) -> pa.Table:
     return pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
 
 
-def _cluster_has_gpu() -> bool:
+def _use_gpu() -> bool:
+    """Whether the cluster has a GPU and the installed torch (so, vLLM) was built for one."""
     import ray
+    import torch
 
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    return torch.version.cuda is not None and ray.cluster_resources().get("GPU", 0) >= 1
 
 
 @contextlib.contextmanager
