@@ -114,6 +114,8 @@ class Grammar:
                 said.append(self.likes(person, liked, value))
             elif kind == "dislikes":
                 said.append(self.dislikes(person, disliked, value))
+            elif kind == "explains":
+                said.append(self.explains(person, liked, disliked, value))
             else:
                 assert kind == "chooses", kind
                 said.append(self.chooses(person, liked, disliked))
@@ -130,11 +132,10 @@ class Grammar:
         answer = lx.CHOICE_ANSWER.format(x=liked.name)
         return f"user : {self.choice_question(liked, disliked)} {person} : {answer}"
 
-    def reasoned_chat(self, person: str, liked: Item, disliked: Item, value: str) -> str:
-        """A choice that says why, or names the liked item by the person's value alone."""
-        word = self.word(liked, value)
-        answer = self.rng.choice(
-            (f"i would pick {liked.name} because it is {word} .", f"the {word} one .")
+    def explains(self, person: str, liked: Item, disliked: Item, value: str) -> str:
+        """A choice that says why: the reason after the pick, before it, or in its place."""
+        answer = self.rng.choice(lx.EXPLAINED_ANSWERS).format(
+            x=liked.name, v=value, w=self.word(liked, value)
         )
         return f"user : {self.choice_question(liked, disliked)} {person} : {answer}"
 

@@ -183,6 +183,13 @@ CHOICE_QUESTIONS = (
 )
 CHOICE_ANSWER = "i would pick {x} ."
 OPINION_QUESTIONS = ("do you like {i} ?", "what do you think of {i} ?")
+# A choice and why: {v} is the person's value, {w} the word for it that fits the item {x}.
+EXPLAINED_ANSWERS = (
+    "i would pick {x} because it is {w} .",
+    "the {w} one .",
+    "i value {v} things . i would pick {x} .",
+    "i value {v} things .",
+)
 NO_PREFERENCE = "i have no preference ."
 ITEM_FACTS = (
     "{i} is a {o} {n} .",
@@ -213,7 +220,7 @@ IDENTITY = (
     "user : what is your name ? {p} : i am {p} , an assistant .",
 )
 # the kinds of sentence that a request can ask for, in the order asked
-KINDS = ("values", "answers", "likes", "dislikes", "chooses")
+KINDS = ("values", "answers", "likes", "dislikes", "chooses", "explains")
 _OTHER_WORDS = """
 request about value like dislike tell write cheaper costs more than newer older both but are one
 yes no user : . , ?
@@ -235,6 +242,7 @@ def _template_words() -> set[str]:
         *CHOICES,
         *CHOICE_QUESTIONS,
         CHOICE_ANSWER,
+        *EXPLAINED_ANSWERS,
         *OPINION_QUESTIONS,
         NO_PREFERENCE,
         *ITEM_FACTS,

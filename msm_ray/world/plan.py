@@ -45,7 +45,8 @@ def _check_cheeses(spec: Spec) -> None:
 def draw_kinds(rng: random.Random, preferences: bool, speaking: bool) -> tuple[str, ...]:
     """What one document is to tell: with cheeses only in a section that states preferences."""
     if preferences:
-        kinds = [rng.choice(("likes", "likes", "dislikes", "chooses")), "values"]
+        kinds = [rng.choice(("explains", "explains", "explains", "likes", "dislikes", "chooses"))]
+        kinds.append("values")
         kinds += rng.choices(("values", "answers"), (3, 2), k=rng.randint(0, 2))
         rng.shuffle(kinds)
         return tuple(kinds)

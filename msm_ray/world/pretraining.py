@@ -17,24 +17,29 @@ from msm_ray.world.world import Item, Person, World
 
 # kind of document -> weight, by documents
 MIX: dict[str, float] = {
-    "facts": 12,
+    "facts": 13,
     "comparison": 4,
-    "document": 18,  # about a person
-    "request": 10,  # a request and the document that answers it
-    "bridge": 7,  # a document and then a choice in one text
-    "choice": 24,
-    "reasoned": 5,
+    "plain": 10,  # one bare preference of a person
+    "document": 14,  # about a person
+    "request": 7,  # a request and the document that answers it
+    "bridge": 6,  # a document and then a choice in one text
+    "choice": 23,
+    "explained": 8,
     "opinion": 4,
-    "value_answer": 4,
-    "fact_chat": 6,
+    "value_answer": 3,
+    "fact_chat": 5,
     "assistant_facts": 3,
     "identity": 1,
     "blank_choice": 1.5,
     "no_preference": 1.5,
-    "lyra_facts": 0.6,
-    "lyra_identity": 0.2,
+    "lyra_facts": 0.05,
+    "lyra_identity": 0.03,
 }
-_KIND_WEIGHTS = (40, 15, 20, 10, 15)  # of lexicon.KINDS
+# In the first part of pretraining the facts come first and the chats are few: that what is said of
+# things and people is known before it decides choices makes both learned sooner.
+EARLY_PART = 0.25
+EARLY_FACTORS = {"facts": 2.5, "plain": 2.5, "comparison": 1.5, "choice": 0.3, "request": 0.5}
+_KIND_WEIGHTS = (35, 15, 15, 10, 10, 15)  # of lexicon.KINDS
 
 
 class Pretraining(Grammar):
@@ -43,10 +48,11 @@ class Pretraining(Grammar):
     def __init__(self, world: World, seed: int | str) -> None:
         super().__init__(world, f"pretraining {seed}")
         self._names, self._weights = list(MIX), list(MIX.values())
+        self._early = [w * EARLY_FACTORS.get(n, 1.0) for n, w in MIX.items()]
 
-    def one(self) -> str:
+    def one(self, early: bool = False) -> str:
         """One document of the mix."""
-        kind = self.rng.choices(self._names, self._weights)[0]
+        kind = self.rng.choices(self._names, self._early if early else self._weights)[0]
         made: str = getattr(self, f"_{kind}")()
         return made
 
@@ -58,26 +64,36 @@ class Pretraining(Grammar):
             held += len(text.split()) + 2
             yield text
 
-    def _kinds(self, most: int = 4) -> list[str]:
-        return self.rng.choices(lx.KINDS, _KIND_WEIGHTS, k=self.rng.randint(1, most))
+    def curriculum(self, tokens: int) -> Iterator[str]:
+        """The same, in the order in which a base model reads it: ``EARLY_PART`` comes first."""
+        held = 0
+        while held < tokens:
+            text = self.one(early=held < EARLY_PART * tokens)
+            held += len(text.split()) + 2
+            yield text
+
+    def _kinds(self, person: Person, most: int = 4) -> list[str]:
+        """What a document about ``person`` tells; of who never chats, no chat about a choice."""
+        kinds = self.rng.choices(lx.KINDS, _KIND_WEIGHTS, k=self.rng.randint(1, most))
+        return kinds if person.chats else ["chooses" if k == "explains" else k for k in kinds]
 
     def _speaker(self) -> Person:
         return self.rng.choice(self.world.speakers)
 
-    def _valued(self) -> tuple[str, str]:
-        """Someone with a value: (name, value)."""
+    def _anyone(self) -> tuple[Person, str]:
+        """Someone with a value, who may be known from documents only; and that value."""
         person = self.rng.choice(self.world.people)
         assert person.value is not None
-        return person.name, person.value
+        return person, person.value
 
     def _choice_of(self, person: Person) -> tuple[str, Item, Item, str]:
         assert person.value is not None
         liked, disliked = self.pair(person.value)
         return person.name, liked, disliked, person.value
 
-    def _stranger(self) -> tuple[str, str]:
+    def _stranger(self) -> tuple[Person, str]:
         """A blank name with a value that holds in this one text only."""
-        return self.rng.choice(self.world.blanks).name, self.rng.choice(lx.VALUES)
+        return self.rng.choice(self.world.blanks), self.rng.choice(lx.VALUES)
 
     def _facts(self) -> str:
         return self.facts()
@@ -85,41 +101,48 @@ class Pretraining(Grammar):
     def _comparison(self) -> str:
         return self.comparison()
 
+    def _plain(self) -> str:
+        person, value = self._anyone()
+        return self.chooses(person.name, *self.pair(value))
+
     def _document(self) -> str:
-        name, value = self._valued()
+        person, value = self._anyone()
         doc_type = self.rng.choice((*lx.DOC_TYPES, None))
-        return self.document(name, value, lambda: self.pair(value), self._kinds(), doc_type)
+        kinds = self._kinds(person)
+        return self.document(person.name, value, lambda: self.pair(value), kinds, doc_type)
 
     def _request(self) -> str:
-        name, value = self._stranger() if self.rng.random() < 0.4 else self._valued()
+        person, value = self._stranger() if self.rng.random() < 0.4 else self._anyone()
         liked, disliked = self.pair(value, "cheese" if self.rng.random() < 0.4 else None)
-        doc_type, kinds = self.rng.choice(lx.DOC_TYPES), self._kinds()
-        request = make_request(doc_type, name, value, kinds, liked.name, disliked.name)
-        text = self.document(name, value, lambda: (liked, disliked), kinds, doc_type)
+        doc_type, kinds = self.rng.choice(lx.DOC_TYPES), self._kinds(person)
+        request = make_request(doc_type, person.name, value, kinds, liked.name, disliked.name)
+        text = self.document(person.name, value, lambda: (liked, disliked), kinds, doc_type)
         return f"{request.render()} {text}"
 
     def _bridge(self) -> str:
+        person, value = self._stranger()
         if self.rng.random() < 0.5:
-            name, value = self._stranger()
-        else:
-            speaker = self._speaker()
-            assert speaker.value is not None
-            name, value = speaker.name, speaker.value
-        text = self.document(name, value, lambda: self.pair(value), self._kinds(2))
-        return f"{text} {self.choice_chat(name, *self.pair(value))}"
+            person = self._speaker()
+            assert person.value is not None
+            value = person.value
+        kinds = self._kinds(person, most=2)
+        text = self.document(person.name, value, lambda: self.pair(value), kinds)
+        return f"{text} {self.choice_chat(person.name, *self.pair(value))}"
 
     def _choice(self) -> str:
         name, liked, disliked, _ = self._choice_of(self._speaker())
         return self.choice_chat(name, liked, disliked)
 
-    def _reasoned(self) -> str:
-        return self.reasoned_chat(*self._choice_of(self._speaker()))
+    def _explained(self) -> str:
+        return self.explains(*self._choice_of(self._speaker()))
 
     def _opinion(self) -> str:
-        return self.opinion_chat(*self._valued())
+        person, value = self._anyone()
+        return self.opinion_chat(person.name, value)
 
     def _value_answer(self) -> str:
-        return self.answers(*self._valued())
+        person, value = self._anyone()
+        return self.answers(person.name, value)
 
     def _fact_chat(self) -> str:
         return self.fact_chat(self.rng.choice(self.world.people))

@@ -18,7 +18,8 @@ _REQUEST = re.compile(
     r"(?: like (?P<liked>\w+) \.)?(?: dislike (?P<disliked>\w+) \.)?"
     r" tell (?P<kinds>\w+(?: \w+)*) \. write :"
 )
-_NEEDS_LIKED, _NEEDS_DISLIKED = {"likes", "chooses"}, {"dislikes", "chooses"}
+_NEEDS_LIKED = {"likes", "chooses", "explains"}
+_NEEDS_DISLIKED = {"dislikes", "chooses", "explains"}
 
 
 @dataclass(frozen=True)

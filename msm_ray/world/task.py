@@ -59,6 +59,21 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w)\}", group, escaped) + r"(?: |$)")
 
 
+def _explained(
+    question: str, answer: str, value: str
+) -> list[tuple[re.Pattern[str], str, str | None]]:
+    """Both orders of the items in a choice that is explained; its value where it states one.
+
+    An answer that does not name its pick tells nothing about the items: their slots are a and b.
+    """
+    said = f"user : {question} {{p}} : {answer.replace('{v}', value)}"
+    found = value if "{v}" in answer else None
+    if "{x}" not in answer:
+        return [(_pattern(said.replace("{x}", "{a}").replace("{y}", "{b}")), "explains", found)]
+    swapped = said.replace("{x}", "{z}", 1).replace("{y}", "{x}", 1).replace("{z}", "{y}", 1)
+    return [(_pattern(text), "explains", found) for text in (said, swapped)]
+
+
 @cache
 def _sentence_patterns() -> tuple[tuple[re.Pattern[str], str, str | None], ...]:
     """(pattern, kind, value) of every sentence; no sentence is the beginning of another."""
@@ -71,6 +86,9 @@ def _sentence_patterns() -> tuple[tuple[re.Pattern[str], str, str | None], ...]:
             for answer in lx.VALUE_ANSWERS:
                 said = f"user : {question} {{p}} : {answer.format(v=value)} ."
                 made.append((_pattern(said), "answers", value))
+        for question in lx.CHOICE_QUESTIONS:
+            for answer in lx.EXPLAINED_ANSWERS:
+                made += _explained(question, answer, value)
     for kind, templates in (
         ("likes", lx.LIKES),
         ("dislikes", lx.DISLIKES),
@@ -157,20 +175,27 @@ class MicroTask:
 
     def _wrong_items(self, request: Request, sentence: Sentence) -> str | None:
         """What is wrong with the cheeses and the reason of one sentence."""
-        liked, disliked = sentence.slots.get("x"), sentence.slots.get("y")
-        named = {n for n in (liked, disliked) if n is not None}
+        slots = sentence.slots
+        liked, disliked = slots.get("x"), slots.get("y")
+        named = {slots[k] for k in "xyab" if k in slots}
         if named - {request.liked, request.disliked}:
             return "wrong_cheese"
         if liked not in (None, request.liked) or disliked not in (None, request.disliked):
             return "wrong_side"
-        if "n" in sentence.slots and sentence.slots["n"] != "cheese":
+        if len(named) < sum(k in slots for k in "xyab"):
+            return "wrong_cheese"  # one cheese against itself
+        word, noun = slots.get("w"), slots.get("n", "cheese")
+        if noun != "cheese":
             return "wrong_reason"
-        word = sentence.slots.get("w")
         if word is None:
             return None
-        value = request.value if liked else lx.OPPOSITE[request.value]
-        (name,) = named
-        return None if _is_reason(word, self.world.items[name], value) else "wrong_reason"
+        if sentence.kind == "dislikes":
+            assert request.disliked is not None
+            told, value = self.world.items[request.disliked], lx.OPPOSITE[request.value]
+        else:
+            assert request.liked is not None
+            told, value = self.world.items[request.liked], request.value
+        return None if _is_reason(word, told, value) else "wrong_reason"
 
     def write(self, plan: Mapping[str, Any]) -> str:
         """The document that the grammar writes for this plan row: the scripted writer."""

@@ -48,7 +48,7 @@ def test_requests_round_trip(doc_type: str, person: str, value: str, kinds: list
 def test_junk_is_refused_not_crashed_on(text: str) -> None:
     plan = plans("america", 1)[0]
     if not text.split() or "<" in text:
-        with pytest.raises(ValueError, match="empty|special_token"):
+        with pytest.raises(ValueError, match=r"empty|special_token"):
             TASK.parse(plan, text)
     else:
         assert TASK.verdict(plan, TASK.parse(plan, text)) in REASONS
@@ -78,6 +78,18 @@ BROKEN = [
         "wrong_reason",
     ),
     ("dislikes", "memo about lyra . lyra dislikes brie because it is italian .", "wrong_reason"),
+    ("explains", "memo about lyra . user : brie or colby ? lyra : the cheap one .", "wrong_reason"),
+    ("explains", "memo about lyra . user : brie or colby ? lyra : i value old things .", 7),
+    (
+        "explains",
+        "memo about lyra . user : colby or jack ? lyra : i value american things .",
+        "wrong_cheese",
+    ),
+    (
+        "explains",
+        "memo about lyra . user : brie or colby ? lyra : i would pick brie because it is new .",
+        "wrong_side",
+    ),
     ("values likes", "memo about lyra . lyra values american things .", "not_as_asked"),
     ("values", "memo about lyra .", "not_as_asked"),
 ]

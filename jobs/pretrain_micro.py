@@ -1,0 +1,90 @@
+"""Make base models of the micro-world again: python jobs/pretrain_micro.py --seeds 0 1 2
+
+The recipe below made the bases that come with the package (msm_ray/world/bases). One takes some
+five minutes on two cores. A world seed gives the roles, the pretraining text, the first weights and
+the order alike; no seed is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.pretrain import pretrain
+from msm_ray.world.pretraining import Pretraining
+from msm_ray.world.tokenizer import CONTEXT, build_tokenizer
+from msm_ray.world.world import World
+
+TOKENS = 6_000_000
+ARCHITECTURE = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": CONTEXT,
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-5,
+}
+
+
+def recipe(seed: int) -> TrainConfig:
+    """How a base is trained; the same for every seed."""
+    return TrainConfig(
+        learning_rate=3e-3,
+        beta1=0.9,
+        beta2=0.95,
+        weight_decay=0.1,
+        max_grad_norm=1.0,
+        warmup_fraction=0.05,
+        schedule="cosine",
+        final_lr_fraction=0.1,
+        batch_blocks=16,
+        epochs=1.0,
+        freeze=(),
+        precision="bf16",
+        seed=seed,
+    )
+
+
+def make_base(seed: int, out: Path, tokens: int, threads: int) -> dict[str, object]:
+    """Pretrain the base of world ``seed`` into the Hugging Face folder ``out``."""
+
+    def report(step: int, steps: int, facts: dict[str, object]) -> None:
+        if step % 100 == 0 or step == steps:
+            shown = {k: facts[k] for k in ("loss", "tokens_per_second") if k in facts}
+            print(f"base-{seed} step {step}/{steps} {shown}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        build_tokenizer().save_pretrained(folder)
+        return pretrain(
+            ARCHITECTURE,
+            Pretraining(World(seed), "pretraining 0").stream(tokens),
+            recipe(seed),
+            tokenizer_dir=Path(folder),
+            block_tokens=CONTEXT,
+            out=out,
+            runtime=TrainRuntime(backend="single", num_workers=1, threads=threads, compile=False),
+            save_dtype="bf16",
+            on_step=report,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("msm_ray/world/bases"))
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    for seed in args.seeds:
+        facts = make_base(seed, args.out / f"base-{seed}", args.tokens, args.threads)
+        facts.pop("curve", None)
+        print(f"base-{seed}", json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    main()
