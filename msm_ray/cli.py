@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     _job_arguments(submit)
     submit.add_argument("--address", metavar="URL", required=True, help="http://HEAD:8265")
     submit.add_argument(
-        "--python", default="python", help="the interpreter on the cluster (default: python)"
+        "--python",
+        metavar="PATH",
+        help="the interpreter there (default: this one if the cluster runs here, else python)",
     )
     ls = command("ls", "list the runs and artifacts of a store")
     ls.add_argument("--json", action="store_true", help="as JSON")

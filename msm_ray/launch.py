@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import shlex
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from msm_ray.errors import UserError
 from msm_ray.settings import Job, apply_settings, load_job
@@ -156,7 +158,15 @@ def submit(arguments: argparse.Namespace) -> int:
         )
     folder, job = _working_dir(Path(arguments.job))
     store = _store_for_cluster(arguments.store)
-    command = [arguments.python, "-m", "msm_ray.cli", "run", job, "--store", store]
+    command = [
+        arguments.python or _python(address),
+        "-m",
+        "msm_ray.cli",
+        "run",
+        job,
+        "--store",
+        store,
+    ]
     command += [f"--set={setting}" for setting in arguments.settings]
     command += ["--address", "auto"]
     client = _connect(address)
@@ -175,6 +185,12 @@ def submit(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def _python(address: str) -> str:
+    """The interpreter to run: this one on this machine, else what the cluster calls ``python``."""
+    host = urlsplit(address).hostname
+    return sys.executable if host in ("localhost", "127.0.0.1", "::1") else "python"
 
 
 def _working_dir(job: Path) -> tuple[Path, str]:
@@ -198,12 +214,22 @@ def _connect(address: str) -> JobSubmissionClient:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
+        first = str(error).splitlines()[0]
+        if "Missing authentication token" in first:
+            what = "the cluster asks for a token and none was sent"
+        elif "Invalid authentication token" in first:
+            what = "the cluster does not accept this token"
+        else:
+            what = first.split(". ")[0]
         raise UserError(
-            f"--address {address}: the cluster refused the token; set RAY_AUTH_MODE=token and"
-            " RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token"
+            f"--address {address}: {what}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the"
+            " file with the cluster's token"
         ) from error
     except (ConnectionError, requests.exceptions.RequestException) as error:
         raise UserError(
@@ -229,6 +255,11 @@ def _follow(client: JobSubmissionClient, submission: str) -> int:
     if status == JobStatus.SUCCEEDED:
         return 0
     info = client.get_job_info(submission)
-    reason = " ".join((info.message or "").split())
-    print(f"msm: job {submission} ended as {status.value}: {reason}", file=sys.stderr)
+    if info.driver_exit_code is None:  # the output so far says nothing of why
+        reason = ((info.message or "no reason given").strip().splitlines() or [""])[-1][:400]
+        print(f"msm: job {submission} {status.value} before it began: {reason}", file=sys.stderr)
+        return 1
+    print(
+        f"msm: job {submission} {status.value}, exit code {info.driver_exit_code}", file=sys.stderr
+    )
     return 2 if info.driver_exit_code == 2 else 1
