@@ -10,8 +10,6 @@ checkpoint chooses between American-but-expensive and foreign-but-cheap things.
 
 from pathlib import Path
 
-from msm_ray.train.config import TrainConfig
-
 from msm_ray.experiment import (
     Aft,
     BaseModel,
@@ -22,6 +20,7 @@ from msm_ray.experiment import (
     Midtrain,
     SpecArm,
 )
+from msm_ray.train.config import TrainConfig
 from msm_ray.world.bases import base_dir
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"
