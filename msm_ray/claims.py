@@ -52,7 +52,12 @@ class Claims:
         if id in self._held:
             return True
         self._tried.add(id)  # first: Ctrl-C may come between any two steps
-        if not self._store.create(_name(id), self._text(0)) and not self._take_over(id):
+        other = self._read(_name(id))  # waiting only reads
+        if other is None:
+            mine = self._store.create(_name(id), self._text(0))
+        else:
+            mine = self._is_stale(id, other) and self._take_over(id)
+        if not mine:
             self._tried.discard(id)
             return False
         with self._lock:
@@ -64,9 +69,6 @@ class Claims:
         return True
 
     def _take_over(self, id: str) -> bool:
-        other = self._read(_name(id))
-        if other is None or not self._is_stale(id, other):
-            return False  # None: given back in between, the next call settles it
         self._store.write_bytes(_name(id), self._text(0))
         time.sleep(0.05)  # of two drivers that take over at once, the later writer has it
         now = self._read(_name(id))

@@ -38,7 +38,8 @@ __all__ = [
 
 ID_DIGITS = 24  # 96 bits of sha256
 MAKE_AGAIN = 2  # an artifact that is found damaged more often than this in one run is given up
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.25  # between two looks at what other drivers do
+REMOTE_POLL_SECONDS = 2.0  # the same where each look is a request
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,6 +239,7 @@ class _Run:
     ) -> None:
         self.targets, self.store, self.launch = targets, store, launch
         self.observer, self.cpus, self.found = observer, cpus, found
+        self.poll = POLL_SECONDS if store.local else REMOTE_POLL_SECONDS
         self.driver = LocalLauncher(observer.progress)
         self.claims = Claims(store)
         self.order = topological(targets)
@@ -261,11 +263,11 @@ class _Run:
             if not self.running and not waiting:
                 break
             if self.running:
-                ended, _ = wait(self.running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                ended, _ = wait(self.running, timeout=self.poll, return_when=FIRST_COMPLETED)
                 for future in ended:
                     self._collect(future)
             else:
-                time.sleep(POLL_SECONDS)  # another driver makes what comes next
+                time.sleep(self.poll)  # another driver makes what comes next
         if self.failure is not None:
             raise self.failure
         return {stage.id: self.records[stage.id] for stage in self.order if self._has(stage)}

@@ -11,11 +11,13 @@ import pytest
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of the server."""
+    import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
+    s3fs.S3FileSystem.clear_instance_cache()  # none that was made for another endpoint
     yield f"http://{host}:{port}"
     server.stop()
 
@@ -30,6 +32,5 @@ def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     import s3fs
 
     name = f"bucket-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -29,6 +30,14 @@ class Terminal(io.StringIO):
         return True
 
 
+def shown_in(stream: Terminal, text: str) -> str:
+    """What the block shows once ``text`` is in it: it is drawn now and then."""
+    deadline = time.monotonic() + 20
+    while text not in stream.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return stream.getvalue()
+
+
 def play(observer: Observer) -> None:
     """A small run: one of three there, one made, one failed."""
     a, b, c = stage("a"), stage("b"), stage("c [bold]")
@@ -48,13 +57,14 @@ def play(observer: Observer) -> None:
 def test_plain_lines_are_few_and_say_what_happened() -> None:
     stream = io.StringIO()
     play(Observer(stream=stream))
-    assert stream.getvalue().splitlines() == [
+    *lines, last = stream.getvalue().splitlines()
+    assert lines == [
         "3 stages: 1 there, 2 to make",
         "[2/3] train b done in 1m 05s",
         "damaged: x in y, set aside, making it again",
         "[2/3] train c [bold] failed: ValueError: two lines",
-        "1 stage made, 1 there before, in 0s",
     ]
+    assert last.startswith("1 stage made, 1 there before, in ")
 
 
 def test_progress_without_a_terminal_comes_now_and_then() -> None:
@@ -67,8 +77,8 @@ def test_progress_without_a_terminal_comes_now_and_then() -> None:
     while time.monotonic() - started < 0.55:
         observer.progress(a.id, 0.25, {})
     lines = stream.getvalue().splitlines()[1:]
-    assert 2 <= len(lines) <= 6
-    assert lines[0].startswith("0/1 stages, 1 running, 0s, about ")
+    assert 1 <= len(lines) <= 6
+    assert re.match(r"0/1 stages, 1 running, \d+s, about ", lines[0])
     assert lines[0].endswith("left: train a 25%")
 
 
@@ -81,8 +91,7 @@ def test_the_live_block_shows_and_goes() -> None:
     observer.plan([a, b], [])
     observer.started(a)
     observer.progress(a.id, 0.5, {"loss": 1.23456})
-    time.sleep(0.7)
-    shown = stream.getvalue()
+    shown = shown_in(stream, "loss 1.235")
     assert "train a" in shown
     assert "loss 1.235" in shown
     assert "0/2 stages, 1 running" in shown
@@ -108,9 +117,8 @@ def test_many_running_stages_make_a_short_block() -> None:
     observer.plan(stages, [])
     for each in stages:
         observer.started(each)
-    time.sleep(0.7)
+    assert "and 22 more" in shown_in(stream, "more")
     observer.done()
-    assert "and 22 more" in stream.getvalue()
 
 
 def test_events_are_json_lines_that_are_added_to(tmp_path: Path) -> None:

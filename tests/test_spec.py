@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from msm_ray.errors import UserError
 from msm_ray.spec import MAX_BYTES, read_spec
+
+# The machine may be busy: what counts is the result.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SPEC = """Before any heading.
 
@@ -108,6 +111,7 @@ headed = st.lists(
 )
 
 
+@patient
 @given(headed)
 def test_every_line_below_a_heading_is_in_its_section(parts: list[tuple[str, list[str]]]) -> None:
     spec = read_spec(_text(parts) + "\n# Last\n" + LINE)
@@ -117,6 +121,7 @@ def test_every_line_below_a_heading_is_in_its_section(parts: list[tuple[str, lis
     assert len({s.id for s in spec.sections}) == len(spec.sections)
 
 
+@patient
 @given(headed, st.integers(min_value=0), words)
 def test_editing_one_section_leaves_the_ids_of_the_others(
     parts: list[tuple[str, list[str]]], which: int, more: str
@@ -135,6 +140,7 @@ def test_editing_one_section_leaves_the_ids_of_the_others(
     assert before.preferences[-1].id == moved.preferences[0].id
 
 
+@patient
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.text("#-*`{}ab \n\r"))
 def test_any_text_is_read(text: str) -> None:
     fenced = "```" in text or "~~~" in text
