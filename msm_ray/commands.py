@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -226,7 +225,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """``msm serve ID``: vLLM's OpenAI-compatible server on one checkpoint, until Ctrl-C."""
+    """``msm serve ID``: an OpenAI-compatible server on one checkpoint, until Ctrl-C."""
     store = _open(arguments.store)
     id = _find(store, arguments.id)
     folder = store.fetch(id)
@@ -234,12 +233,10 @@ def serve(arguments: argparse.Namespace) -> int:
     assert record is not None
     if not (folder / "config.json").exists():
         raise UserError(f"{id}: an artifact of kind {record.kind}; only models can be served")
-    from msm_ray.serve import serve_command
+    from msm_ray.evaluate import serve as server
 
     names = [id, *([record.label] if record.label else [])]
-    words, environment = serve_command(folder, names, arguments.host, arguments.port)
-    print(f"serving {id} at http://{arguments.host}:{arguments.port}/v1", flush=True)
-    os.execvpe(words[0], words, {**os.environ, **environment})
+    return server.serve(folder, arguments.port, arguments.host, names)
 
 
 # ------------------------------------------------------------------------------ text for people

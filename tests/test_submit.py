@@ -1,126 +1,167 @@
-"""``msm submit`` to a real cluster on this machine that asks for a token."""
+"""msm submit to a real head with token authentication, started by cluster/local.sh."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from test_cli import JOB
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-Submit = Callable[..., subprocess.CompletedProcess[str]]
+JOB = '''
+"""A job as small as it gets: it asks the cluster it runs on for one task."""
+import dataclasses, json, os, pathlib
+from msm_ray.settings import RunResult
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    number: int = 1
+
+    def run(self, store_url, address=None):
+        import ray
+        ray.init(address=address)
+        squared = ray.get(ray.remote(num_cpus=0.1)(lambda n: n * n).remote(self.number))
+        pathlib.Path(store_url).mkdir(parents=True, exist_ok=True)
+        path = pathlib.Path(store_url) / "report.json"
+        path.write_text(json.dumps({"squared": squared, "pid": os.getpid()}))
+        complete = self.number != 13
+        return RunResult({"cells": {"present": 0, "expected": 1}}, str(path), "-", complete)
+
+    def preview(self, store_url):
+        return {}
+
+def experiment():
+    return Tiny()
+'''
 
 
-def free_ports(n: int) -> list[int]:
-    """Ports below those that Ray gives to its workers."""
-    found: list[int] = []
-    while len(found) < n:
-        port = 2000 + secrets.randbelow(7000)
-        with socket.socket() as probe:
-            if port not in found and probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-    return found
+@dataclass
+class Head:
+    """A running head: its address, its token's file, and a folder with a job beside it."""
+
+    address: str
+    token: Path
+    folder: Path
+    printed: str
+
+    def submit(self, *arguments: str, **auth: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | auth
+        command = [sys.executable, "-m", "msm_ray.cli", "submit", "tiny.py"]
+        return subprocess.run(
+            [*command, "--address", self.address, "--python", sys.executable, *arguments],
+            cwd=self.folder,
+            env=environment | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    def with_token(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.submit(*arguments, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(self.token))
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def session_of(pid: int) -> list[int]:
+    """Processes of one session, zombies aside."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=,stat=", "-s", str(pid)], capture_output=True, text=True, check=False
+    )
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return [int(number) for number, state in rows if not state.startswith("Z")]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[str, Path]]:
-    """A head node with token authentication: (dashboard address, token file)."""
-    folder = Path(tempfile.mkdtemp(prefix="msm"))  # short: Ray's socket paths are limited
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    token.chmod(0o600)
-    names = (
-        "port",
-        "dashboard-port",
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-        "ray-client-server-port",
-    )
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    log = folder / "head.log"
-    with open(log, "w") as output:
-        head = subprocess.Popen(
-            [
-                Path(sys.executable).parent / "ray",
-                *("start", "--head", "--block", "--node-ip-address", "127.0.0.1"),
-                *(word for name, port in ports.items() for word in (f"--{name}", str(port))),
-                *("--num-cpus", "1", "--object-store-memory", str(100 * 2**20)),
-                *("--temp-dir", str(folder / "ray"), "--disable-usage-stats"),
-            ],
-            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+def head() -> Iterator[Head]:
+    # Not pytest's folder: the path of a Unix socket has to be shorter than 108 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="msm-"))
+    port, dashboard, client, agent = free_ports(4)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
+        "MSM_CLUSTER_DIR": str(folder / "head"),
+        "MSM_PORT": str(port),
+        "MSM_DASHBOARD_PORT": str(dashboard),
+        "MSM_RAY": str(Path(sys.executable).parent / "ray"),
+        "PYTHONPATH": str(ROOT),
+    }
+    script = str(ROOT / "cluster" / "local.sh")
+    options = [
+        "--num-cpus=1",
+        f"--object-store-memory={100 * 2**20}",
+        f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}",
+    ]
+    (folder / "work").mkdir()
+    (folder / "work" / "tiny.py").write_text(JOB)
     try:
-        until = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text():
-            assert head.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{ports['dashboard-port']}", token
+        started = subprocess.run(
+            [script, "start", *options],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert started.returncode == 0, started.stderr
+        pid = int((folder / "head" / "pid").read_text())
+        again = subprocess.run([script, "start"], env=environment, capture_output=True, check=False)
+        assert again.returncode == 2, "a second start in one folder is refused"
+        yield Head(
+            f"http://127.0.0.1:{dashboard}",
+            folder / "head" / "token",
+            folder / "work",
+            started.stdout,
+        )
+        subprocess.run([script, "stop"], env=environment, check=True)
+        assert session_of(pid) == [], "stop ends what start began"
     finally:
-        head.terminate()
-        head.wait(60)
+        subprocess.run([script, "stop"], env=environment, capture_output=True, check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def submit(cluster: tuple[str, Path], tmp_path: Path) -> Submit:
-    address, token = cluster
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "job.py").write_text(JOB)
-
-    def call(
-        *words: str, mode: str = "token", path: Path = token
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "msm_ray.cli", "submit", "job.py", "--address", address, *words],
-            cwd=work,
-            env={**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(path)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return call
+def test_token_is_private_and_the_script_says_what_to_do(head: Head) -> None:
+    assert head.token.stat().st_mode & 0o777 == 0o600
+    assert len(head.token.read_text()) == 64
+    assert f"RAY_AUTH_TOKEN_PATH={head.token}" in head.printed
+    assert f"--address {head.address}" in head.printed
 
 
-def test_a_job_runs_on_the_cluster_and_its_output_and_exit_code_come_back(
-    submit: Submit, tmp_path: Path
-) -> None:
-    store = tmp_path / "store"
-    done = submit("--store", str(store), "--set", "name=far")
-    assert done.returncode == 0, done.stderr
-    assert "submitted raysubmit_" in done.stdout
-    assert "runs/far/report.html" in done.stdout
-    assert (store / "runs/far/report.json").exists()
-    wrong = submit("--store", str(store), "--set", "outcome=user")
+def test_without_the_token_nothing_runs(head: Head) -> None:
+    for auth in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+        run = head.submit("--store", str(head.folder / "closed"), **auth)
+        assert run.returncode == 2, run.stdout + run.stderr
+        assert len(run.stderr.strip().splitlines()) == 1
+        assert "RAY_AUTH_TOKEN_PATH" in run.stderr
+    assert not (head.folder / "closed").exists()
+
+
+def test_job_runs_on_the_cluster(head: Head) -> None:
+    store = head.folder / "store"
+    run = head.with_token("--store", str(store), "--set", "number=7")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert '"squared": 49' in (store / "report.json").read_text()
+    assert "report:" in run.stdout, "the job's own output is shown"
+
+
+def test_exit_code_is_that_of_the_run(head: Head) -> None:
+    wrong = head.with_token("--set", "numbr=7")
     assert wrong.returncode == 2
-    assert "msm: the spec is empty" in wrong.stdout
-    assert "FAILED, exit code 2" in wrong.stderr
-
-
-def test_without_the_right_token_it_is_one_line_and_2(submit: Submit, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong"
-    wrong.write_text("0" * 64)
-    for done, words in (
-        (submit(mode="disabled"), "asks for a token and none was sent"),
-        (submit(path=wrong), "does not accept this token"),
-        (submit(path=tmp_path / "none"), "cannot be opened"),
-    ):
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+    assert "submitted" not in wrong.stdout, "wrong input is told before anything is sent"
+    incomplete = head.with_token("--store", str(head.folder / "store"), "--set", "number=13")
+    assert incomplete.returncode == 1
