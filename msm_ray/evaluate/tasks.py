@@ -333,5 +333,6 @@ def _mean(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _grouped(own: Sequence[Mapping[str, Any]], key: str) -> dict[Any, dict[str, Any]]:
     groups: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for row in own:
-        groups[row[key]].append(row)
+        if row[key] != "":  # held-out texts belong to no domain
+            groups[row[key]].append(row)
     return {name: _mean(groups[name]) for name in sorted(groups)}
