@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from msm_ray.train.config import TrainConfig, TrainRuntime
-from msm_ray.train.worker import TrainJob, run
+from msm_ray.train.worker import Progress, TrainJob, run
 
 if TYPE_CHECKING:
     from msm_ray.stage import StageContext
+
+PROGRESS_SECONDS = 0.5  # between two reports; a step of a small model takes milliseconds
 
 
 def train(ctx: StageContext) -> dict[str, Any]:
@@ -29,4 +32,18 @@ def train(ctx: StageContext) -> dict[str, Any]:
         model=str(ctx.inputs["model"].absolute()),
         save_dtype=save_dtype,
     )
-    return run(job, ctx.work / "ray-train", ctx.progress)
+    return run(job, ctx.work / "ray-train", _now_and_then(ctx.progress))
+
+
+def _now_and_then(progress: Progress) -> Progress:
+    """``progress``, called every half second and at the end, not at every step."""
+    last = float("-inf")
+
+    def report(fraction: float, facts: dict[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if fraction >= 1 or now - last >= PROGRESS_SECONDS:
+            last = now
+            progress(fraction, facts)
+
+    return report

@@ -98,6 +98,15 @@ def test_micro_batches_do_not_change_the_result(trained: Trained, config: TrainC
     np.testing.assert_allclose(parts.grad_norm, whole.grad_norm, rtol=1e-3)
 
 
+@pytest.mark.slow
+def test_compiled_is_the_same_training(trained: Trained, config: TrainConfig) -> None:
+    """Under torch.compile transformers takes another path to the mask of packed documents."""
+    short = replace(config, epochs=0.5)
+    plain, _ = trained(short)
+    compiled, _ = trained(short, compile=True)
+    np.testing.assert_allclose(compiled.loss, plain.loss, atol=1e-4)
+
+
 def test_frozen_embeddings_stay(trained: Trained, config: TrainConfig, small_model: Any) -> None:
     before = {name: value.clone() for name, value in small_model.state_dict().items()}
     _, after = trained(replace(config, freeze=("embeddings",)))

@@ -85,7 +85,9 @@ def test_midtraining_leaves_a_complete_folder(
     assert (facts["loss_first"], facts["loss_last"]) == (record["loss"][0], record["loss"][-1])
     assert facts["curve"][-1][0] == facts["steps"]
     assert facts["tokens_per_second"] > 0
-    assert seen == pytest.approx([(i + 1) / facts["steps"] for i in range(facts["steps"])])
+    assert seen[-1] == 1
+    assert seen == sorted(seen)
+    assert len(seen) <= 3 + facts["train_seconds"] / 0.5  # not at every step
     stored = json.loads((ctx.out / "fingerprint.json").read_text())
     assert stored == fp.fingerprint(load_model(ctx.out).eval())
     assert stored["logprobs"] != json.loads((base / "fingerprint.json").read_text())["logprobs"]
