@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from msm_ray.artifact import Store
+from msm_ray.artifact import DamagedArtifact, Store
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.stage import Stage
@@ -40,7 +40,7 @@ def preview_graphs(
     store = Store(store_url, create=False)
     parameters = {b.name: _parameters(Path(b.path)) for b in exp.bases}
     largest = max(parameters.values(), default=0)
-    cached = {s.id for s in stages if store.get(s.id) is not None}
+    cached = {s.id for s in stages if _there(store, s)}
     rows: dict[str, dict[str, Any]] = {}
     for stage in stages:
         row = rows.setdefault(stage.kind, defaultdict(float, kind=stage.kind, labels=[]))
@@ -63,6 +63,13 @@ def preview_graphs(
         "totals": totals,
         "sharing": _sharing([c.stage for g in graphs for c in g.cells], stages),
     }
+
+
+def _there(store: Store, stage: Stage) -> bool:
+    try:
+        return store.get(stage.id) is not None
+    except DamagedArtifact:
+        return False  # a run sets it aside and makes it again
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from msm_ray.graph import build
 from msm_ray.observe import Observer
 from msm_ray.report.html import render_html
 from msm_ray.settings import RunResult
-from msm_ray.stage import StageFailed, run_dag
+from msm_ray.stage import StageFailed, run_dag, scan
 
 
 def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResult:
@@ -30,21 +30,19 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
     graph = build(exp)  # before the cluster: wrong input is told at once
     store = Store(store_url)
     observer = Observer(events=store.events_path(exp.name))
-    before = {s.id for s in graph.stages if store.get(s.id) is not None}
+    found = scan(graph.stages, store)
     failure: StageFailed | None = None
     from msm_ray import runtime  # pulls Ray
 
-    if all(s.id in before for s in graph.targets):
-        records, machine = run_dag(graph.targets, store, None, observer), runtime.machine()
+    if not found.missing(graph.targets):
+        run_dag(graph.targets, store, None, observer, found=found)
     else:
         with runtime.cluster(address) as cpus:
-            machine = runtime.machine()
             launcher = runtime.RayLauncher(observer.progress)
             try:
-                records = run_dag(graph.targets, store, launcher, observer, cpus=cpus)
+                run_dag(graph.targets, store, launcher, observer, cpus=cpus, found=found)
             except StageFailed as error:
                 failure = error
-                records = {}
             finally:
                 launcher.close()
     records = {s.id: r for s in graph.stages if (r := store.get(s.id)) is not None}
@@ -53,9 +51,9 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": runtime.versions(),
-        "machine": machine,
+        "machine": runtime.machine(),
     }
-    report = assemble(exp, graph, store, records, set(records) - before, facts)
+    report = assemble(exp, graph, store, records, observer.state.made_ids, facts)
     json_url = store.write_json(f"runs/{exp.name}/report.json", report)
     html_url = store.write_bytes(
         f"runs/{exp.name}/report.html", render_html(report).encode("utf-8")

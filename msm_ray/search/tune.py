@@ -22,7 +22,7 @@ from msm_ray.graph import Graph, build
 from msm_ray.report.html import render_html
 from msm_ray.search.space import Axis, best, grid
 from msm_ray.settings import RunResult, apply_settings
-from msm_ray.stage import Stage
+from msm_ray.stage import Stage, scan
 
 MADE = ("documents", "midtrain", "aft", "evaluate")
 
@@ -80,7 +80,7 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     graphs = search.graphs()
     stages = distinct(graphs)
     store = Store(store_url)
-    before = {i for i in stages if store.get(i) is not None}
+    before = set(scan(list(stages.values()), store).records)
     total = len(graphs)
     print(f"{search.name}: {total} trials, {len(stages)} stages, {len(before)} in the store")
     with runtime.cluster(address) as cpus:
