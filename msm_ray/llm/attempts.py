@@ -34,6 +34,7 @@ class Attempts:
     def __init__(self, work: Path, schema: pa.Schema) -> None:
         self._work = work.resolve()  # read and written by processes in other directories
         self._schema = schema
+        self._rows: dict[Path, int] = {}  # of committed files, which never change
         self._work.mkdir(parents=True, exist_ok=True)
 
     def folders(self) -> list[Path]:
@@ -50,7 +51,10 @@ class Attempts:
 
     def count_committed(self) -> int:
         """How many answers are committed; cheap enough to ask every second."""
-        return sum(pq.read_metadata(file).num_rows for file in self._commits())
+        for file in self._commits():
+            if file not in self._rows:
+                self._rows[file] = pq.read_metadata(file).num_rows
+        return sum(self._rows.values())
 
     def committed(self) -> pa.Table:
         """All committed answers, in no particular order."""

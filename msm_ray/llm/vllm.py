@@ -338,12 +338,19 @@ def _data_context(checkpoint: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watch(attempts: Attempts, progress: Callable[[int], None]) -> Iterator[None]:
-    """Report the committed answers every second while the block runs."""
+    """Report the committed answers every second while the block runs.
+
+    An error of ``progress`` (a cancelled stage) is raised at the end of the block.
+    """
     stop = threading.Event()
+    errors: list[BaseException] = []
 
     def report() -> None:
-        while not stop.wait(1.0):
-            progress(attempts.count_committed())
+        try:
+            while not stop.wait(1.0):
+                progress(attempts.count_committed())
+        except BaseException as error:
+            errors.append(error)
 
     thread = threading.Thread(target=report, name="answers-progress", daemon=True)
     thread.start()
@@ -352,4 +359,6 @@ def _watch(attempts: Attempts, progress: Callable[[int], None]) -> Iterator[None
     finally:
         stop.set()
         thread.join()
-        progress(attempts.count_committed())
+    if errors:
+        raise errors[0]
+    progress(attempts.count_committed())
