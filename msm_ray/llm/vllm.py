@@ -42,6 +42,8 @@ _TOKENIZED_SCHEMA = pa.schema(
 # A whole CPU for each, which is the default, would wait for the engine's on a small machine.
 _LITTLE_CPU = 0.01
 _ERROR_COLUMN = "__inference_error__"
+# Ray Data's settings are global to a process: one run at a time may have changed them.
+_SETTINGS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class VllmAnswers:
             "stop_token_ids": [int(tokenizer.eos_token_id)],
             "detokenize": False,
         }
-        with _data_context(folder / "checkpoint"), _watch(attempts, progress):
+        with _SETTINGS, _data_context(folder / "checkpoint"), _watch(attempts, progress):
             _run(config, folder, params, self._runtime, prompts.num_rows, keep_errors)
 
 
