@@ -28,13 +28,13 @@ demo: setup
 	@$(IN_ENV) $(BIN)/msm run jobs/cheese_micro.py $(if $(STORE),--store "$(STORE)") $(ARGS)
 
 test: lint
-	$(IN_ENV) $(BIN)/python -m pytest $(ARGS)
+	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 $(ARGS)
 
 test-fast: setup
-	$(IN_ENV) $(BIN)/python -m pytest -m "not slow and not ray and not vllm and not browser" $(ARGS)
+	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 -m "not slow and not ray and not vllm and not browser" $(ARGS)
 
 test-slow: setup
-	$(IN_ENV) $(BIN)/python -m pytest -m "slow or ray or vllm or browser" $(ARGS)
+	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 -m "slow or ray or vllm or browser" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
