@@ -127,8 +127,9 @@ def _samples(part: Mapping[str, Any]) -> str:
 
 
 def _source(sample: Mapping[str, Any]) -> str:
-    known = [word(sample.get(k), "") for k in ("doc_type", "section")]
-    return " · ".join(k for k in known if k)
+    known = [" ".join(word(sample.get(k), "").split()) for k in ("doc_type", "section")]
+    cut = [k if len(k) <= 90 else f"{k[:89]}…" for k in known if k]
+    return " · about: ".join(cut)
 
 
 def _quote(content: Any, source: str) -> str:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from msm_ray.report.text import esc, fixed
+from msm_ray.report.text import esc, fixed, interval
 
 INK, MUTED, RULE = "#1c1c1a", "#6b6a64", "#d9d7cf"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0569a", "#b38600", "#3f9bd1", "#7a4b1e", "#555555")
@@ -177,7 +177,23 @@ def label_width(rows: Sequence[Row]) -> float:
     For the widest of the usual sans-serif faces: a label must never be cut by the figure's edge.
     """
     labels = [9.4 * len(r.label) for r in rows] + [6.9 * len(s) for r in rows for s in r.sublabels]
-    return min(290.0, max(110.0, max(labels, default=0.0) + 20))
+    return min(330.0, max(110.0, max(labels, default=0.0) + 20))
+
+
+def _value_words(row: Row, axis: Axis) -> tuple[str, str]:
+    """The estimate and its interval as text; for one run, which has none, that it is one."""
+    words = fixed(row.value, axis.digits, axis.sign)
+    if row.value is None:
+        return words, ""
+    if row.low is None or row.high is None:
+        return words, "one run" if len(row.dots) == 1 else "no interval"
+    return words, interval((row.low, row.high), axis.digits, axis.sign)
+
+
+def _value_width(rows: Sequence[Row], axis: Axis) -> float:
+    """Room for the estimates beside the plot, in pixels."""
+    texts = [_value_words(r, axis) for r in rows]
+    return max((9.2 * len(words) + 7.0 * len(bounds) for words, bounds in texts), default=0) + 26
 
 
 def interval_figure(
@@ -200,7 +216,7 @@ def interval_figure(
     beside = not narrow
     width = 420.0 if narrow else 820.0
     left = (left or label_width(rows)) if beside else 22.0
-    right = width - (164.0 if beside else 22.0)
+    right = width - (_value_width(rows, axis) if beside else 22.0)
     top, bottom = 4.0, 46.0
     parts: list[str] = []
     if names:
@@ -253,11 +269,7 @@ def _row(
 ) -> str:
     """One row: label, estimate in words, interval bar, and below it a dot for every run."""
     parts: list[str] = []
-    words = fixed(row.value, axis.digits, axis.sign)
-    bounds = ""
-    if row.low is not None and row.high is not None:
-        bounds = f"[{fixed(row.low, axis.digits, axis.sign)}, "
-        bounds += f"{fixed(row.high, axis.digits, axis.sign)}]"
+    words, bounds = _value_words(row, axis)
     if beside:
         first = y + (12 if len(row.sublabels) > 1 else 18)
         label = clip(row.label, int((left - 18) / 9.4))
@@ -309,20 +321,22 @@ def curves_figure(
     """A small chart of loss by step; ``low`` and ``high`` are shared with its neighbours."""
     width, height = 250.0, 158.0
     left, right, top, floor = 40.0, width - 10.0, 26.0, height - 30.0
-    last = max((p[0] for c in curves for p in c.points), default=1.0) or 1.0
+    steps = [p[0] for c in curves for p in c.points]
+    start, last = min(steps, default=0.0), max(steps, default=1.0)
+    length = (last - start) or 1.0
     span = (high - low) or 1.0
     parts = [text(0, 13, clip(title, 34), 12.5, INK, weight=600)]
     for value in (low, (low + high) / 2, high):
         y = floor - (floor - top) * (value - low) / span
         parts.append(line(left, y, right, y))
         parts.append(text(left - 5, y + 4, fixed(value, digits), 10.5, MUTED, "end"))
-    for step, anchor in ((0.0, "start"), (last, "end")):
-        x = left + (right - left) * step / last
+    for step, anchor in ((start, "start"), (last, "end")):
+        x = left + (right - left) * (step - start) / length
         parts.append(text(x, floor + 14, f"{step:,.0f}", 10.5, MUTED, anchor))
     parts.append(text((left + right) / 2, floor + 14, "step", 10.5, MUTED, "middle"))
     for curve in curves:
         where = [
-            (left + (right - left) * s / last, floor - (floor - top) * (v - low) / span)
+            (left + (right - left) * (s - start) / length, floor - (floor - top) * (v - low) / span)
             for s, v in curve.points
         ]
         if len(where) == 1:

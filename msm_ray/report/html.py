@@ -8,9 +8,11 @@ from typing import Any
 
 from msm_ray.report.details import corpus, cost, provenance, training
 from msm_ray.report.results import domain_table, effects, eval_table, figures, headline
+from msm_ray.report.search import search
 from msm_ray.report.text import count, esc, items, mapping, plural, word
 
 SECTIONS = (
+    ("search", "Search", search),  # only in the report of a search
     ("effects", "Effects", effects),
     ("evaluations", "Evaluations by arm", eval_table),
     ("domains", "By held-out domain", domain_table),
@@ -25,10 +27,11 @@ def render_html(report: Mapping[str, Any]) -> str:
     """The page for the content of a report.json; fields that are missing are shown as such."""
     style = resources.files("msm_ray.report").joinpath("page.css").read_text(encoding="utf-8")
     title = esc(word(report.get("title"), word(report.get("name"), "Untitled run")))
-    links = "".join(f'<a href="#{anchor}">{esc(heading)}</a>' for anchor, heading, _ in SECTIONS)
+    shown = [s for s in SECTIONS if s[0] != "search" or report.get("search")]
+    links = "".join(f'<a href="#{anchor}">{esc(heading)}</a>' for anchor, heading, _ in shown)
     sections = "".join(
         f'<section id="{anchor}"><h2>{esc(heading)}</h2>{make(report)}</section>'
-        for anchor, heading, make in SECTIONS
+        for anchor, heading, make in shown
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -85,6 +85,13 @@ def eval_names(report: Mapping[str, Any]) -> list[str]:
     return [n for n in EVALS if n in found] + [n for n in found if n not in EVALS]
 
 
+def bounds_of(cell: Mapping[str, Any], runs: int | None = None) -> tuple[float, float] | None:
+    """The cell's interval; None for a single run: resampling one value shows no spread."""
+    if (len(items(cell.get("per_seed"))) if runs is None else runs) == 1:
+        return None
+    return numbers(cell.get("ci95"))
+
+
 def result(report: Mapping[str, Any], arm: str, name: str) -> Mapping[str, Any]:
     """One cell of the results: an arm's evaluation, empty when it was not measured."""
     return mapping(mapping(mapping(mapping(report.get("arms")).get(arm)).get("evals")).get(name))
@@ -141,7 +148,7 @@ def the_figure(report: Mapping[str, Any], name: str) -> str:
     previous = ""
     for arm in arm_order(mapping(report.get("arms"))):
         cell = result(report, arm, name)
-        bounds = numbers(cell.get("ci95"))
+        bounds = bounds_of(cell)
         stage = arm_words(arm) if arm.startswith("msm:") else "control"
         rows.append(
             Row(
@@ -212,9 +219,9 @@ def figures(report: Mapping[str, Any]) -> str:
         " models. The black point is the mean over base models and seeds, the bar its 95 % interval"
         " (bases, then seeds, resampled together). Each coloured mark is one run: one base model"
         " with one seed. The midtrained arms differ in the documents they read; the"
-        " fine-tuning (AFT) is byte-identical in all arms that have it. Rows further apart than"
-        " their intervals are wide differ; compare each with <b>base</b> and <b>aft</b>, the"
-        f" controls. {save}</figcaption></figure>"
+        " fine-tuning (AFT) is byte-identical in all arms that have it. <b>base</b> and"
+        " <b>aft</b> are the controls. To compare two arms read their paired difference under"
+        f" Effects; it is sharper than the overlap of two bars. {save}</figcaption></figure>"
     ]
     others = [n for n in names if n != main]
     if others:
@@ -259,7 +266,7 @@ def effects(report: Mapping[str, Any]) -> str:
 
 
 def _effect_row(name: str, effect: Mapping[str, Any], bases: list[str]) -> Row:
-    bounds = numbers(effect.get("ci95"))
+    bounds = bounds_of(effect)
     first, second, metric = _parse_label(effect)
     return Row(
         name,
@@ -300,8 +307,10 @@ def _cell(cell: Mapping[str, Any], digits: int) -> str:
     if number(cell.get("rate")) is None:
         return f'<span class="none">{NOT_MEASURED}</span>'
     parts = [f"<b>{fixed(cell.get('rate'), digits)}</b>"]
-    if bounds := interval(cell.get("ci95"), digits):
+    if bounds := interval(bounds_of(cell), digits):
         parts.append(f"<small>{bounds}</small>")
+    elif len(items(cell.get("per_seed"))) == 1:
+        parts.append("<small>one run</small>")
     if number(cell.get("n")) is not None:
         parts.append(f"<small>n = {count(cell.get('n'))}</small>")
     unparsed = number(cell.get("unparsed"))
@@ -324,8 +333,8 @@ def domain_table(report: Mapping[str, Any]) -> str:
     rows = []
     for domain in domains:
         cells = [
-            _tinted(mapping(mapping(result(report, a, name).get("by_domain")).get(domain)), name)
-            for a in arms
+            _tinted(mapping(mapping(found.get("by_domain")).get(domain)), name, _runs(found))
+            for found in (result(report, a, name) for a in arms)
         ]
         rows.append([f"<b>{esc(domain)}</b>", *cells])
     return table(["domain", *(esc(a) for a in arms)], rows, "numbers tinted") + note(
@@ -336,11 +345,16 @@ def domain_table(report: Mapping[str, Any]) -> str:
     )
 
 
-def _tinted(cell: Mapping[str, Any], name: str) -> str:
+def _runs(cell: Mapping[str, Any]) -> int:
+    return len(items(cell.get("per_seed")))
+
+
+def _tinted(cell: Mapping[str, Any], name: str, runs: int) -> str:
     rate = number(cell.get("rate"))
     if rate is None:
         return f'<span class="none">{NOT_MEASURED}</span>'
-    small = f"<br><small>{interval(cell.get('ci95'))}</small>" if cell.get("ci95") else ""
+    bounds = interval(bounds_of(cell, runs))
+    small = f"<br><small>{bounds}</small>" if bounds else ""
     hint = f' title="n = {count(cell.get("n"))}"' if number(cell.get("n")) is not None else ""
     tint = ""
     if name not in IN_NATS:

@@ -109,7 +109,7 @@ def _arm(arm: str, rate: float, runs: list[tuple[str, int]], rng: random.Random)
         "choice": choice,
         "choice_soft": _result(0.5 + (rate - 0.5) * 0.9, 0.04, runs, rng, 288),
         "choice_text": {**_result(rate, 0.05, runs, rng, 288), "unparsed": 3},
-        "facts": _result(0.985, 0.006, runs, rng, 240),
+        "facts": _result(0.985, 0.002, runs, rng, 240),
         "heldout_loss": _result(loss, 0.01, runs, rng, 20_000),
     }
     train: dict[str, Any] = {}
