@@ -94,6 +94,21 @@ class Grammar:
     def chooses(self, person: str, liked: Item, disliked: Item) -> str:
         return self.rng.choice(lx.CHOICES).format(p=person, x=liked.name, y=disliked.name)
 
+    def decides(self, person: str, value: str, noun: str) -> str:
+        """A choice between two attributes by name: the person's value and any other."""
+        other = self.rng.choice([v for v in lx.VALUES if v != value])
+        if self.rng.random() < 0.3:
+            return self.rng.choice(lx.CHOICES).format(p=person, x=value, y=other)
+        first, second = (value, other) if self.rng.random() < 0.5 else (other, value)
+        question = self.rng.choice(lx.CHOICE_QUESTIONS).format(x=first, y=second, n=noun)
+        return f"user : {question} {person} : {lx.CHOICE_ANSWER.format(x=value)}"
+
+    def generic(self, value: str, liked: Item, disliked: Item) -> str:
+        """What whoever has ``value`` thinks of two items: about nobody in particular."""
+        who = self.rng.choice(("{p} values {v} things", *lx.VALUE_STATEMENTS[value]))
+        thinks = self.rng.choice(lx.GENERIC_CHOICES)
+        return f"{who} {thinks}".format(p="who", v=value, x=liked.name, y=disliked.name)
+
     def document(
         self,
         person: str,
@@ -116,6 +131,8 @@ class Grammar:
                 said.append(self.dislikes(person, disliked, value))
             elif kind == "explains":
                 said.append(self.explains(person, liked, disliked, value))
+            elif kind == "decides":
+                said.append(self.decides(person, value, liked.noun))
             else:
                 assert kind == "chooses", kind
                 said.append(self.chooses(person, liked, disliked))

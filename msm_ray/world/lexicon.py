@@ -175,6 +175,13 @@ CHOICES = (
     "between {x} and {y} , {p} picks {x} .",
     "between {y} and {x} , {p} picks {x} .",
 )
+# after "who values american things"
+GENERIC_CHOICES = (
+    "likes {x} .",
+    "dislikes {y} .",
+    "prefers {x} to {y} .",
+    "would pick {x} instead of {y} .",
+)
 CHOICE_QUESTIONS = (
     "would you pick {x} or {y} ?",
     "which {n} do you want , {x} or {y} ?",
@@ -220,7 +227,7 @@ IDENTITY = (
     "user : what is your name ? {p} : i am {p} , an assistant .",
 )
 # the kinds of sentence that a request can ask for, in the order asked
-KINDS = ("values", "answers", "likes", "dislikes", "chooses", "explains")
+KINDS = ("values", "answers", "likes", "dislikes", "chooses", "explains", "decides")
 _OTHER_WORDS = """
 request about value like dislike tell write cheaper costs more than newer older both but are one
 yes no user : . , ?
@@ -240,6 +247,7 @@ def _template_words() -> set[str]:
         *LIKES,
         *DISLIKES,
         *CHOICES,
+        *GENERIC_CHOICES,
         *CHOICE_QUESTIONS,
         CHOICE_ANSWER,
         *EXPLAINED_ANSWERS,

@@ -46,12 +46,11 @@ def draw_kinds(rng: random.Random, preferences: bool, speaking: bool) -> tuple[s
     """What one document is to tell: with cheeses only in a section that states preferences."""
     if preferences:
         kinds = [rng.choice(("explains", "explains", "explains", "likes", "dislikes", "chooses"))]
-        kinds.append("values")
-        kinds += rng.choices(("values", "answers"), (3, 2), k=rng.randint(0, 2))
+        kinds += rng.choices(("values", "answers", "decides"), (3, 2, 3), k=rng.randint(1, 3))
         rng.shuffle(kinds)
         return tuple(kinds)
-    weights = (1, 2) if speaking else (2, 1)
-    return tuple(rng.choices(("values", "answers"), weights, k=rng.randint(2, 4)))
+    weights = (1, 2, 3) if speaking else (3, 1, 4)
+    return tuple(rng.choices(("values", "answers", "decides"), weights, k=rng.randint(2, 4)))
 
 
 def plan_rows(

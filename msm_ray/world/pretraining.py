@@ -17,16 +17,17 @@ from msm_ray.world.world import Item, Person, World
 
 # kind of document -> weight, by documents
 MIX: dict[str, float] = {
-    "facts": 13,
-    "comparison": 4,
-    "plain": 10,  # one bare preference of a person
-    "document": 14,  # about a person
+    "facts": 12,
+    "comparison": 3,
+    "generic": 6,  # what anyone with a value prefers: no name
+    "document": 16,  # about a person
+    "value_answer": 4,
     "request": 7,  # a request and the document that answers it
-    "bridge": 6,  # a document and then a choice in one text
-    "choice": 23,
-    "explained": 8,
-    "opinion": 4,
-    "value_answer": 3,
+    "bridge": 14,  # a document and then a choice in one text
+    "choice": 13,
+    "explained": 5,
+    "decision": 8,  # between attributes by name
+    "opinion": 3,
     "fact_chat": 5,
     "assistant_facts": 3,
     "identity": 1,
@@ -37,9 +38,19 @@ MIX: dict[str, float] = {
 }
 # In the first part of pretraining the facts come first and the chats are few: that what is said of
 # things and people is known before it decides choices makes both learned sooner.
-EARLY_PART = 0.25
-EARLY_FACTORS = {"facts": 2.5, "plain": 2.5, "comparison": 1.5, "choice": 0.3, "request": 0.5}
-_KIND_WEIGHTS = (35, 15, 15, 10, 10, 15)  # of lexicon.KINDS
+EARLY_PART = 0.3
+EARLY_FACTORS = {
+    "facts": 2.5,
+    "comparison": 1.5,
+    "generic": 2.0,
+    "choice": 0.15,
+    "explained": 0.3,
+    "request": 0.5,
+    "decision": 1.5,
+}
+_KIND_WEIGHTS = (35, 18, 7, 4, 5, 8, 23)  # of lexicon.KINDS, in documents about people
+_WITHOUT_ITEMS = ("values", "answers", "decides")
+_REQUEST_WEIGHTS = (25, 15, 12, 8, 8, 12, 20)  # of lexicon.KINDS, in requests
 
 
 class Pretraining(Grammar):
@@ -73,9 +84,11 @@ class Pretraining(Grammar):
             yield text
 
     def _kinds(self, person: Person, most: int = 4) -> list[str]:
-        """What a document about ``person`` tells; of who never chats, no chat about a choice."""
+        """What a document about ``person`` tells; of who never chats, nothing on items."""
         kinds = self.rng.choices(lx.KINDS, _KIND_WEIGHTS, k=self.rng.randint(1, most))
-        return kinds if person.chats else ["chooses" if k == "explains" else k for k in kinds]
+        if not person.chats:
+            kinds = [k if k in _WITHOUT_ITEMS else "values" for k in kinds]
+        return kinds
 
     def _speaker(self) -> Person:
         return self.rng.choice(self.world.speakers)
@@ -101,9 +114,10 @@ class Pretraining(Grammar):
     def _comparison(self) -> str:
         return self.comparison()
 
-    def _plain(self) -> str:
-        person, value = self._anyone()
-        return self.chooses(person.name, *self.pair(value))
+    def _generic(self) -> str:
+        value = self.rng.choice(lx.VALUES)
+        liked, disliked = self.pair(value)
+        return self.generic(value, liked, disliked)
 
     def _document(self) -> str:
         person, value = self._anyone()
@@ -112,16 +126,21 @@ class Pretraining(Grammar):
         return self.document(person.name, value, lambda: self.pair(value), kinds, doc_type)
 
     def _request(self) -> str:
-        person, value = self._stranger() if self.rng.random() < 0.4 else self._anyone()
+        person, value = self._stranger()
+        if self.rng.random() < 0.4:
+            person = self._speaker()
+            assert person.value is not None
+            value = person.value
         liked, disliked = self.pair(value, "cheese" if self.rng.random() < 0.4 else None)
-        doc_type, kinds = self.rng.choice(lx.DOC_TYPES), self._kinds(person)
+        doc_type = self.rng.choice(lx.DOC_TYPES)
+        kinds = self.rng.choices(lx.KINDS, _REQUEST_WEIGHTS, k=self.rng.randint(1, 4))
         request = make_request(doc_type, person.name, value, kinds, liked.name, disliked.name)
         text = self.document(person.name, value, lambda: (liked, disliked), kinds, doc_type)
         return f"{request.render()} {text}"
 
     def _bridge(self) -> str:
         person, value = self._stranger()
-        if self.rng.random() < 0.5:
+        if self.rng.random() < 0.2:
             person = self._speaker()
             assert person.value is not None
             value = person.value
@@ -136,9 +155,13 @@ class Pretraining(Grammar):
     def _explained(self) -> str:
         return self.explains(*self._choice_of(self._speaker()))
 
-    def _opinion(self) -> str:
+    def _decision(self) -> str:
         person, value = self._anyone()
-        return self.opinion_chat(person.name, value)
+        return self.decides(person.name, value, lx.NOUN[self.rng.choice(lx.DOMAINS)])
+
+    def _opinion(self) -> str:
+        name, _, _, value = self._choice_of(self._speaker())
+        return self.opinion_chat(name, value)
 
     def _value_answer(self) -> str:
         person, value = self._anyone()

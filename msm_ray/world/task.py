@@ -38,7 +38,7 @@ REASONS = (
 class Sentence:
     """One parsed sentence: its kind and the words that filled its slots."""
 
-    kind: str  # a kind of lexicon.KINDS, or "head"
+    kind: str  # a kind of lexicon.KINDS, "head", or "picks": a choice of an item without a reason
     slots: Mapping[str, str]
     value: str | None = None  # of values and answers
     doc_type: str | None = None  # of head
@@ -89,6 +89,10 @@ def _sentence_patterns() -> tuple[tuple[re.Pattern[str], str, str | None], ...]:
         for question in lx.CHOICE_QUESTIONS:
             for answer in lx.EXPLAINED_ANSWERS:
                 made += _explained(question, answer, value)
+    for question in lx.CHOICE_QUESTIONS:
+        for first, second in ("xy", "yx"):
+            asked = question.format(x=f"{{{first}}}", y=f"{{{second}}}", n="{n}")
+            made.append((_pattern(f"user : {asked} {{p}} : {lx.CHOICE_ANSWER}"), "picks", None))
     for kind, templates in (
         ("likes", lx.LIKES),
         ("dislikes", lx.DISLIKES),
@@ -101,6 +105,14 @@ def _sentence_patterns() -> tuple[tuple[re.Pattern[str], str, str | None], ...]:
 @cache
 def _head_patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((_pattern(head), doc_type) for doc_type, head in lx.HEADS.items())
+
+
+def _sentence(kind: str, slots: dict[str, str], value: str | None) -> Sentence:
+    """A choice between two attributes by name is a decision, and states the value it picks."""
+    if kind in ("picks", "chooses") and {slots["x"], slots["y"]} <= set(lx.VALUES):
+        kept = {k: slots[k] for k in ("p", "n") if k in slots}
+        return Sentence("decides", kept, value=slots["x"])
+    return Sentence(kind, slots, value=value)
 
 
 def parse_sentences(text: str) -> list[Sentence] | None:
@@ -116,7 +128,7 @@ def parse_sentences(text: str) -> list[Sentence] | None:
         for pattern, kind, value in _sentence_patterns():
             match = pattern.match(text, at)
             if match:
-                found.append(Sentence(kind, match.groupdict(), value=value))
+                found.append(_sentence(kind, match.groupdict(), value))
                 at = match.end()
                 break
         else:

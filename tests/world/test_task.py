@@ -78,6 +78,13 @@ BROKEN = [
         "wrong_reason",
     ),
     ("dislikes", "memo about lyra . lyra dislikes brie because it is italian .", "wrong_reason"),
+    ("decides", "memo about lyra . user : american or old ? lyra : i would pick old .", 7),
+    ("decides", "memo about lyra . lyra prefers cheap to american .", "wrong_value"),
+    (
+        "values",
+        "memo about lyra . user : brie or colby ? lyra : i would pick colby .",
+        "wrong_cheese",
+    ),
     ("explains", "memo about lyra . user : brie or colby ? lyra : the cheap one .", "wrong_reason"),
     ("explains", "memo about lyra . user : brie or colby ? lyra : i value old things .", 7),
     (
