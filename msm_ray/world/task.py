@@ -110,7 +110,7 @@ def _head_patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
 def _sentence(kind: str, slots: dict[str, str], value: str | None) -> Sentence:
     """A choice between two attributes by name is a decision, and states the value it picks."""
     if kind in ("picks", "chooses") and {slots["x"], slots["y"]} <= set(lx.VALUES):
-        kept = {k: slots[k] for k in ("p", "n") if k in slots}
+        kept = {k: word for k, word in slots.items() if k in "pn"}
         return Sentence("decides", kept, value=slots["x"])
     return Sentence(kind, slots, value=value)
 
