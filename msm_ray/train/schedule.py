@@ -28,7 +28,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     # The peak counts as the start of the decay: step `warmup` is the first below it.
     begin = max(0, warmup - 1)
     if config.schedule == "wsd":
-        begin = max(begin, steps - 1 - round(steps * WSD_DECAY_FRACTION))
+        begin = max(begin, steps - 1 - max(1, round(steps * WSD_DECAY_FRACTION)))
     progress = max(0.0, (step - begin) / max(1, steps - 1 - begin))
     final = config.final_lr_fraction
     if config.schedule == "constant":
