@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import tempfile
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +89,7 @@ def padded_batches(blocks: BlockArrays) -> list[tuple]:
     documents = []
     for row in range(len(blocks.tokens)):
         starts = [*np.flatnonzero(blocks.position_ids[row] == 0).tolist(), CONTEXT]
-        for begin, end in zip(starts, starts[1:], strict=False):
+        for begin, end in pairwise(starts):
             if begin < blocks.tokens[row]:
                 documents.append(torch.from_numpy(blocks.input_ids[row, begin:end]).long())
     rows = round(len(documents) / (len(blocks.tokens) / CONFIG.batch_blocks))
@@ -151,6 +153,7 @@ def measure(tokens: int, threads: int, turns: int) -> dict[str, object]:
     return {
         "what": "training loop, tokens per second",
         "machine": "2 cores CPU",
+        "load": os.getloadavg()[0],
         "threads": threads,
         "precision": CONFIG.precision,
         "model": {**ARCHITECTURE, "vocabulary": len(tokenizer)},
@@ -172,7 +175,7 @@ def measure(tokens: int, threads: int, turns: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--tokens", type=int, default=25_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=Path)
