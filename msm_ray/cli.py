@@ -159,8 +159,10 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _explain(error: Exception) -> int:
     """Print what went wrong in the user's words; returns the exit code."""
-    if isinstance(error, UserError):
-        print(f"msm: {_one_line(error)}", file=sys.stderr)
+    # What a Ray task raised comes wrapped, with the remote traceback as its message.
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, UserError) or isinstance(error, UserError):
+        print(f"msm: {_one_line(cause or error)}", file=sys.stderr)
         return WRONG_INPUT
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.split(".")[0]

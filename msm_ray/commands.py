@@ -191,6 +191,7 @@ def _leftovers(store: Store) -> list[str]:
 
     waits = "  (if nobody has touched it for a day)"
     names = []
+    committed = set(store.ids())
     for id in store.names("artifacts"):
         try:
             record = store.get(id)
@@ -202,6 +203,8 @@ def _leftovers(store: Store) -> list[str]:
             for name in store.names(f"artifacts/{id}")
             if name not in keep
         ]
+    for name in store.names("claims"):
+        names.append(f"claims/{name}{'' if name.removesuffix('.json') in committed else waits}")
     return names + [f"work/{name}{waits}" for name in store.names("work")]
 
 

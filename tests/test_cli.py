@@ -49,6 +49,9 @@ class Job:
             raise RuntimeError("a bug of ours")
         if self.outcome == "user":
             raise UserError("the spec is\\nempty")
+        if self.outcome == "remote":
+            from ray.exceptions import RayTaskError
+            raise RayTaskError("f", "Traceback ...", UserError("no room")).as_instanceof_cause()
         if self.outcome == "missing":
             import vllm_that_is_not_there as _
         if self.outcome.startswith("stage"):
@@ -158,6 +161,11 @@ def test_wrong_input_is_one_line_and_2(
     assert err.startswith("msm: ")
     assert err.count("\n") == 1
     assert words in err
+
+
+def test_wrong_input_that_a_ray_task_found_is_one_line_too(msm: Msm) -> None:
+    code, _, err = msm("run", "job.py", "--set", "outcome=remote")
+    assert (code, err) == (2, "msm: no room\n")
 
 
 def test_ctrl_c_returns_130_and_says_what_stays(msm: Msm) -> None:
