@@ -144,7 +144,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         inputs={"spec": spec},
         run="msm_ray.world.stages:plan",
         label=label,
-        estimate={"seconds": 0.5, "documents": exp.corpus.documents},
+        estimate={"seconds": 0.5},
     )
     sampling = {
         "temperature": exp.corpus.temperature,
