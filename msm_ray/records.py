@@ -102,7 +102,7 @@ EVAL_ITEM_SCHEMA = pa.schema(
         ("domain", pa.string()),
         ("pair", pa.string()),  # both orders of one pair share it
         ("order", pa.int64()),  # 0 | 1: which option is named first
-        # choice, facts: the text up to the forced choice, e.g. "user : x or y ? lyra : i would pick"
+        # choice, facts: the text up to the choice, e.g. "user : x or y ? lyra : i would pick"
         # heldout: the whole text whose loss is measured
         ("prompt", pa.string()),
         # choice_text: the prompt that ends where the assistant starts to speak
