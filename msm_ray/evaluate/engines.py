@@ -78,6 +78,7 @@ class Checkpoint:
     """
 
     path: str
+    model_class: str  # LlamaForCausalLM, ...
     architecture: str
     key: str
     context: int  # longest sequence, in tokens
@@ -124,6 +125,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     stamp = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in weights]
     return Checkpoint(
         path=str(folder),
+        model_class=str((config.get("architectures") or [""])[0]),
         architecture=_digest(same),
         key=_digest([str(folder), stamp, fingerprint.logprobs]),
         context=int(config["max_position_embeddings"]),
@@ -223,6 +225,7 @@ class Engine:
         torch.set_num_threads(settings.threads)
         from vllm import LLM
 
+        _import_model_class(checkpoint.model_class)
         self.settings = settings
         self.checkpoint: Checkpoint | None = checkpoint
         self.architecture = checkpoint.architecture
@@ -238,6 +241,9 @@ class Engine:
             # a whole round of prompts in one step where they are short
             max_num_batched_tokens=max(self.length, 4096),
             kv_cache_memory_bytes=kv_cache_bytes(checkpoint, settings),
+            # With the cache's size given this is only what must be free at the start: the share of
+            # a GPU that its other users leave.
+            gpu_memory_utilization=0.05,
             block_size=BLOCK_TOKENS,
             enable_prefix_caching=True,
             use_tqdm_on_load=False,
@@ -313,6 +319,16 @@ class Engine:
         """Give the memory back, as far as a living process can."""
         del self._llm
         gc.collect()
+
+
+def _import_model_class(name: str) -> None:
+    """Import the model's class here: vLLM else starts a process just to look at it (8 s of CPU
+    time, whenever its cache in the home folder is not there yet)."""
+    from vllm import ModelRegistry
+
+    found = ModelRegistry.models.get(name)
+    if found is not None:  # an unknown name is vLLM's to report
+        ModelRegistry.register_model(name, found.load_model_cls())
 
 
 def _refresh_embeddings(worker: Any) -> None:

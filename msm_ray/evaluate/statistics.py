@@ -11,9 +11,10 @@ Source: Davison & Hinkley, Bootstrap Methods and their Application (1997), secti
 of hierarchical data, with replacement at every level) and section 5.3 (percentile limits).
 
 Few bases: with b bases the resampled means vary less than a new set of b bases would, by about
-sqrt((b - 1) / b), and the percentile interval uses no t quantile. With three bases a nominal 95 %
-interval covers the true mean clearly less often than 95 % of the time; the measured coverage stands
-in ``benchmarks/evaluation``. Read it as "what these bases say", and look at every base's own value.
+sqrt((b - 1) / b), and the percentile interval uses no t quantile. Measured coverage of the nominal
+95 % (``benchmarks/evaluation``): 0.55-0.69 with 2 bases, 0.74-0.83 with 3, 0.85-0.89 with 5,
+0.90-0.93 with 10. An interval over three bases says what these bases say; look at every base's own
+value beside it.
 """
 
 from __future__ import annotations
