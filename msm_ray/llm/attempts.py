@@ -6,11 +6,11 @@ Each attempt at the open prompts has a folder of its own::
     work/0000/answers/          Parquet files, written by Ray Data
     work/0000/checkpoint/       one file for each *committed* answers file, with the ids in it
 
-Ray Data writes a ``X.pending.parquet`` to the checkpoint before the answers file ``X*.parquet`` and
-renames it to ``X.parquet`` after it, so an answers file counts if, and only if, its checkpoint file
-carries its name without ``.pending``. The next attempt reads only prompts without a committed
-answer. That filter runs here, before Ray Data starts: Ray's own filter on resume is one more actor
-that asks for a CPU and 1 GiB, and on two cores the engine then waits for it for ever.
+Ray Data writes ``X.pending.parquet`` to the checkpoint before the answers file and renames it to
+``X.parquet`` after it, so an answers file ``X-0.parquet`` counts if, and only if, there is a
+checkpoint file ``X.parquet``. The next attempt reads only prompts without a committed answer. That
+filter runs here, before Ray Data starts: Ray's own filter on resume is one more actor that asks for
+a CPU and 1 GiB, and on two cores the engine then waits for it for ever.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Attempts:
         tables = []
         for commit in self._commits():
             answers = commit.parent.parent / "answers"
-            for file in sorted(answers.glob(f"{commit.stem}*.parquet")):
+            for file in sorted(answers.glob(f"{commit.stem}-*.parquet")):
                 tables.append(pq.read_table(file).select(self._schema.names).cast(self._schema))
         table = pa.concat_tables(tables) if tables else self._schema.empty_table()
         ids = table["id"].to_pylist()

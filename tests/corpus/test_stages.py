@@ -113,6 +113,7 @@ def test_too_little_memory_is_told_before_the_engine_starts(
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five engine starts
 def test_killed_engine_and_killed_driver_give_the_same_corpus_once(
     ray_cluster: None, tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -165,7 +166,7 @@ def _check(out: Path, facts: dict[str, Any]) -> None:
 
 
 def _kill_engine_actor(work: Path) -> None:
-    wait_for_commits(work, 120)
+    wait_for_commits(work, 300)
     (actor,) = descendants(os.getpid(), "ray::MapWorker(MapBatches(vLLMEngine")
     cores = descendants(actor.pid, "VLLM::EngineCore")
     actor.send_signal(signal.SIGKILL)
@@ -185,14 +186,18 @@ from msm_ray.corpus.stages import write
 ray.init(address="local", num_cpus=2, object_store_memory=200 * 2**20, include_dashboard=False)
 write(stage_context(Path({str(folder)!r}), plans(), Path({str(model)!r}), runtime=RUNTIME))
 """
-    environment = {**os.environ, "RAY_process_group_cleanup_enabled": "true"}
+    environment = {
+        **os.environ,
+        "RAY_process_group_cleanup_enabled": "true",
+        "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than the usual 30
+    }
     log = folder.with_suffix(".log")
     with log.open("w") as output:
         driver = subprocess.Popen(
             [sys.executable, "-c", script], stdout=output, stderr=output, env=environment
         )
         try:
-            wait_for_commits(folder / "work", 180)
+            wait_for_commits(folder / "work", 300)
         except TimeoutError as error:
             raise AssertionError(log.read_text()[-3000:]) from error
         finally:
