@@ -4,9 +4,10 @@
 
 The base model 0 writes the same plan twice, in the same run, with one thread and the same engine
 settings: by the corpus stage (Ray Data, one engine actor, checkpointed Parquet, filters), and by a
-bare ``vllm.LLM.generate`` over all prompts at once, its engine in the same process. The stage's rate
-is taken between its first and its last committed block, so that start-up is not in it; start-up is
-its own figure. CPU seconds stand beside wall seconds: those mean something on a busy machine too.
+bare ``vllm.LLM.generate`` over all prompts at once, its engine in the same process. The stage's
+rate is taken between its first and its last committed block, so that start-up is not in it;
+start-up is its own figure. CPU seconds stand beside wall seconds: those mean something on a busy
+machine too.
 """
 
 from __future__ import annotations
