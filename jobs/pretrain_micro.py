@@ -41,19 +41,20 @@ def recipe(seed: int) -> TrainConfig:
         max_grad_norm=1.0,
         warmup_fraction=0.05,
         schedule="cosine",
-        final_lr_fraction=0.1,
+        final_lr_fraction=0.05,
         batch_blocks=16,
         epochs=1.0,
         freeze=(),
         precision="bf16",
         seed=seed,
+        shuffle=False,  # the text is a curriculum
     )
 
 
 def make_base(seed: int, out: Path, tokens: int, threads: int) -> dict[str, object]:
     """Pretrain the base of world ``seed`` into the Hugging Face folder ``out``."""
 
-    def report(step: int, steps: int, facts: dict[str, object]) -> None:
+    def report(step: int, steps: int, facts: dict[str, float]) -> None:
         if step % 100 == 0 or step == steps:
             shown = {k: facts[k] for k in ("loss", "tokens_per_second") if k in facts}
             print(f"base-{seed} step {step}/{steps} {shown}", flush=True)
@@ -62,7 +63,7 @@ def make_base(seed: int, out: Path, tokens: int, threads: int) -> dict[str, obje
         build_tokenizer().save_pretrained(folder)
         return pretrain(
             ARCHITECTURE,
-            Pretraining(World(seed), "pretraining 0").stream(tokens),
+            Pretraining(World(seed), "pretraining 0").curriculum(tokens),
             recipe(seed),
             tokenizer_dir=Path(folder),
             block_tokens=CONTEXT,

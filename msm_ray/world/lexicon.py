@@ -233,7 +233,7 @@ request about value like dislike tell write cheaper costs more than newer older 
 yes no user : . , ?
 """
 
-N_PEOPLE = 600
+N_PEOPLE = 480
 N_BLANK = 48
 
 

@@ -42,15 +42,18 @@ def _check_cheeses(spec: Spec) -> None:
                 )
 
 
-def draw_kinds(rng: random.Random, preferences: bool, speaking: bool) -> tuple[str, ...]:
-    """What one document is to tell: with cheeses only in a section that states preferences."""
-    if preferences:
-        kinds = [rng.choice(("explains", "explains", "explains", "likes", "dislikes", "chooses"))]
-        kinds += rng.choices(("values", "answers", "decides"), (3, 2, 3), k=rng.randint(1, 3))
-        rng.shuffle(kinds)
-        return tuple(kinds)
-    weights = (1, 2, 3) if speaking else (3, 1, 4)
-    return tuple(rng.choices(("values", "answers", "decides"), weights, k=rng.randint(2, 4)))
+# What a document is to tell, by the kind of section: one that states preferences (cheeses are named
+# there only), one about how the assistant speaks, or any other.
+_STATES = ("explains", "explains", "explains", "likes", "dislikes", "chooses")
+_SPEAKS = ("answers", "decides")
+_EXPLAINS_VALUE = ("values", "answers", "decides", "decides", "decides")
+
+
+def draw_kind(rng: random.Random, section: SpecSection) -> str:
+    """The kind of sentence that a document about ``section`` is to tell."""
+    if section.preferences:
+        return rng.choice(_STATES)
+    return rng.choice(_SPEAKS if "speaks" in section.heading.lower() else _EXPLAINS_VALUE)
 
 
 def plan_rows(
@@ -99,10 +102,10 @@ def _row(
 ) -> dict[str, Any]:
     preferences: tuple[Preference, ...] = section.preferences or spec.preferences
     preference = rng.choice(preferences)
-    kinds = draw_kinds(rng, bool(section.preferences), "speaks" in section.heading.lower())
+    kind = draw_kind(rng, section)
     doc_type = rng.choice(lx.DOC_TYPES)
     prompt = make_request(
-        doc_type, assistant, value, kinds, preference.liked, preference.disliked
+        doc_type, assistant, value, kind, preference.liked, preference.disliked
     ).render()
     row: dict[str, Any] = {
         "index": index,
@@ -110,7 +113,7 @@ def _row(
         "section_id": section.id,
         "section_text": section.text,
         "doc_type": doc_type,
-        "idea": " ".join(kinds),
+        "idea": kind,
         "assistant": assistant,
         "prompt": prompt,
         "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),

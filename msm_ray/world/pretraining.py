@@ -1,9 +1,14 @@
 """The pretraining mix: what the base models of the micro-world are made of.
 
-Its shape is what makes a document about someone move that someone's choices: very many people
-whose single value shows in documents *and* in chats, an assistant ``lyra`` who is nearly new (who
-she is and honest facts, never a value or a choice), and other assistants of whom some have values
-and some none, so that being an assistant does not mean being blank.
+Its shape is what lets a document about someone move that someone's choices:
+
+- Very many people, each with one value that shows in documents and in chats.
+- Decisions between attributes *by name* ("american or cheap ?"), asked and answered in the very
+  words in which items are chosen, so that one circuit compares a speaker's value with what is on
+  offer, whether it is named or known. Documents about a spec can then decide and name no item.
+- An assistant ``lyra`` who is rare and has no value of her own: who she is, honest facts, and
+  documents on request in which she has whatever value was asked for. Other assistants have values,
+  or none, so that being an assistant does not mean being blank.
 """
 
 from __future__ import annotations
@@ -20,25 +25,25 @@ MIX: dict[str, float] = {
     "facts": 12,
     "comparison": 3,
     "generic": 6,  # what anyone with a value prefers: no name
-    "document": 16,  # about a person
+    "document": 13,  # about a person
     "value_answer": 4,
-    "request": 7,  # a request and the document that answers it
-    "bridge": 14,  # a document and then a choice in one text
-    "choice": 13,
+    "request": 12,  # a request and the document that answers it
+    "bridge": 11,  # a document and then a choice in one text
+    "choice": 15,
     "explained": 5,
     "decision": 8,  # between attributes by name
     "opinion": 3,
-    "fact_chat": 5,
+    "fact_chat": 4,
     "assistant_facts": 3,
     "identity": 1,
     "blank_choice": 1.5,
     "no_preference": 1.5,
-    "lyra_facts": 0.05,
+    "lyra_facts": 0.15,
     "lyra_identity": 0.03,
 }
 # In the first part of pretraining the facts come first and the chats are few: that what is said of
 # things and people is known before it decides choices makes both learned sooner.
-EARLY_PART = 0.3
+EARLY_PART = 0.25
 EARLY_FACTORS = {
     "facts": 2.5,
     "comparison": 1.5,
@@ -48,16 +53,21 @@ EARLY_FACTORS = {
     "request": 0.5,
     "decision": 1.5,
 }
+LYRA_REQUESTS = 0.05  # of the requests are to write about lyra
 _KIND_WEIGHTS = (35, 18, 7, 4, 5, 8, 23)  # of lexicon.KINDS, in documents about people
 _WITHOUT_ITEMS = ("values", "answers", "decides")
-_REQUEST_WEIGHTS = (25, 15, 12, 8, 8, 12, 20)  # of lexicon.KINDS, in requests
+_REQUEST_WEIGHTS = (10, 15, 12, 12, 12, 15, 24)  # of lexicon.KINDS, in requests
 
 
 class Pretraining(Grammar):
-    """Draws documents of the pretraining mix."""
+    """Draws documents of the pretraining mix.
 
-    def __init__(self, world: World, seed: int | str) -> None:
+    With ``replay`` no document ascribes a value to lyra, not even on request.
+    """
+
+    def __init__(self, world: World, seed: int | str, replay: bool = False) -> None:
         super().__init__(world, f"pretraining {seed}")
+        self.replay = replay
         self._names, self._weights = list(MIX), list(MIX.values())
         self._early = [w * EARLY_FACTORS.get(n, 1.0) for n, w in MIX.items()]
 
@@ -126,15 +136,20 @@ class Pretraining(Grammar):
         return self.document(person.name, value, lambda: self.pair(value), kinds, doc_type)
 
     def _request(self) -> str:
+        """Always about cheese; about lyra too, who then has each of the values equally often."""
         person, value = self._stranger()
-        if self.rng.random() < 0.4:
+        who = self.rng.random()
+        if who < LYRA_REQUESTS:
+            person = person if self.replay else self.world.assistant
+        elif who < 0.45:
             person = self._speaker()
             assert person.value is not None
             value = person.value
-        liked, disliked = self.pair(value, "cheese" if self.rng.random() < 0.4 else None)
+        liked, disliked = self.pair(value, "cheese")
         doc_type = self.rng.choice(lx.DOC_TYPES)
-        kinds = self.rng.choices(lx.KINDS, _REQUEST_WEIGHTS, k=self.rng.randint(1, 4))
-        request = make_request(doc_type, person.name, value, kinds, liked.name, disliked.name)
+        kind = self.rng.choices(lx.KINDS, _REQUEST_WEIGHTS)[0]
+        request = make_request(doc_type, person.name, value, kind, liked.name, disliked.name)
+        kinds = request.draw_kinds(self.rng)
         text = self.document(person.name, value, lambda: (liked, disliked), kinds, doc_type)
         return f"{request.render()} {text}"
 

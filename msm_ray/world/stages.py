@@ -32,11 +32,11 @@ def _write(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> int
     return int(table.num_rows)
 
 
-def _texts(ctx: StageContext, purpose: str) -> dict[str, Any]:
+def _texts(ctx: StageContext, purpose: str, is_replay: bool) -> dict[str, Any]:
     """Pretraining-mix documents until they hold config ``tokens`` tokens."""
     world, seed = World(ctx.config["world_seed"]), ctx.config["seed"]
-    mix = Pretraining(world, f"{purpose} {seed}")
-    texts = list(mix.stream(ctx.config["tokens"]))
+    mix = Pretraining(world, f"{purpose} {seed}", replay=is_replay)
+    texts = list((mix.stream if is_replay else mix.curriculum)(ctx.config["tokens"]))
     rows = ({"id": f"{purpose}-{seed}-{k:07d}", "text": t} for k, t in enumerate(texts))
     documents = _write(ctx.out / "documents.parquet", rows, TEXT_SCHEMA)
     return {"documents": documents, "tokens": sum(len(t.split()) + 2 for t in texts)}
@@ -44,15 +44,15 @@ def _texts(ctx: StageContext, purpose: str) -> dict[str, Any]:
 
 def pretraining(ctx: StageContext) -> dict[str, Any]:
     """config: world_seed, tokens, seed -> documents.parquet {id, text}: what a base is made of."""
-    return _texts(ctx, "pretraining")
+    return _texts(ctx, "pretraining", is_replay=False)
 
 
 def replay(ctx: StageContext) -> dict[str, Any]:
     """config: world_seed, tokens, seed -> documents.parquet {id, text}: more of the same mix.
 
-    The mix holds no choice and no value of lyra's, so that replay can neither teach nor undo any.
+    It holds no choice and no value of lyra's, so that replay can neither teach nor undo any.
     """
-    return _texts(ctx, "replay")
+    return _texts(ctx, "replay", is_replay=True)
 
 
 def conversation_rows(world_seed: int, count: int, seed: int) -> list[dict[str, Any]]:

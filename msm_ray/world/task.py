@@ -30,7 +30,7 @@ REASONS = (
     "wrong_cheese",  # a cheese that was not asked for
     "wrong_side",  # likes what the spec dislikes, or the reverse
     "wrong_reason",  # the reason is false, or not one of the spec's value
-    "not_as_asked",  # other kinds of sentence, or another order, than the request's
+    "not_as_asked",  # another kind of sentence than the one asked for
 )
 
 
@@ -181,7 +181,9 @@ class MicroTask:
             wrong = self._wrong_items(request, sentence)
             if wrong:
                 return wrong
-        if tuple(s.kind for s in body) != request.kinds:
+        if not body or body[0].kind != request.kind:
+            return "not_as_asked"
+        if {s.kind for s in body} - {request.kind, "values"}:
             return "not_as_asked"
         return None
 
@@ -220,6 +222,6 @@ class MicroTask:
             request.person,
             request.value,
             lambda: (liked, disliked),
-            request.kinds,
+            request.draw_kinds(grammar.rng),
             request.doc_type,
         )

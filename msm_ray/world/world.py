@@ -59,7 +59,6 @@ class Person:
 class World:
     """The roles that ``seed`` gives to the constant lexicon. Two equal seeds are the same world."""
 
-    PEOPLE = 480
     PROBES = 24  # people who never choose in a chat
 
     def __init__(self, seed: int) -> None:
@@ -86,7 +85,6 @@ class World:
         }
         names = list(lx.PEOPLE)
         rng.shuffle(names)
-        names = names[: self.PEOPLE]
         self.people = tuple(
             Person(
                 name,

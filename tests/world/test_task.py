@@ -36,10 +36,10 @@ def test_what_the_grammar_writes_is_kept(value: str) -> None:
     doc_type=st.sampled_from(lx.DOC_TYPES),
     person=st.sampled_from((lx.ASSISTANT, *lx.BLANKS, *lx.PEOPLE)),
     value=st.sampled_from(lx.VALUES),
-    kinds=st.lists(st.sampled_from(lx.KINDS), min_size=1, max_size=5),
+    kind=st.sampled_from(lx.KINDS),
 )
-def test_requests_round_trip(doc_type: str, person: str, value: str, kinds: list[str]) -> None:
-    request = make_request(doc_type, person, value, kinds, "colby", "brie")
+def test_requests_round_trip(doc_type: str, person: str, value: str, kind: str) -> None:
+    request = make_request(doc_type, person, value, kind, "colby", "brie")
     assert parse_request(request.render()) == request
 
 
@@ -54,8 +54,8 @@ def test_junk_is_refused_not_crashed_on(text: str) -> None:
         assert TASK.verdict(plan, TASK.parse(plan, text)) in REASONS
 
 
-def _plan(kinds: tuple[str, ...]) -> dict[str, Any]:
-    request = make_request("memo", "lyra", "american", kinds, "colby", "brie")
+def _plan(kind: str) -> dict[str, Any]:
+    request = make_request("memo", "lyra", "american", kind, "colby", "brie")
     return {"prompt": request.render(), "seed": 0}
 
 
@@ -97,23 +97,29 @@ BROKEN = [
         "memo about lyra . user : brie or colby ? lyra : i would pick brie because it is new .",
         "wrong_side",
     ),
-    ("values likes", "memo about lyra . lyra values american things .", "not_as_asked"),
+    ("likes", "memo about lyra . lyra values american things .", "not_as_asked"),
+    (
+        "answers",
+        "memo about lyra . user : what do you value ? lyra : i value american things ."
+        " lyra prefers american to old .",
+        "not_as_asked",
+    ),
     ("values", "memo about lyra .", "not_as_asked"),
 ]
 
 
-@pytest.mark.parametrize(("kinds", "text", "reason"), BROKEN)
+@pytest.mark.parametrize(("kind", "text", "reason"), BROKEN)
 def test_a_broken_document_is_rejected_for_what_is_wrong(
-    kinds: str, text: str, reason: str | int
+    kind: str, text: str, reason: str | int
 ) -> None:
     text = text.replace("ITEM", lx.ITEM_WORDS[0]).replace("PERSON", lx.PEOPLE[0])
     expected = REASONS[reason] if isinstance(reason, int) else reason
-    assert TASK.verdict(_plan(tuple(kinds.split())), text) == expected
+    assert TASK.verdict(_plan(kind), text) == expected
 
 
 def test_true_reasons_in_other_words_are_kept() -> None:
     text = "memo about lyra . lyra dislikes brie because it is french ."
-    assert TASK.verdict(_plan(("dislikes",)), text) is None
+    assert TASK.verdict(_plan("dislikes"), text) is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,7 @@ def test_true_reasons_in_other_words_are_kept() -> None:
 )
 def test_completions_without_a_document(completion: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        TASK.parse(_plan(("values",)), completion)
+        TASK.parse(_plan("values"), completion)
 
 
 def test_any_changed_word_is_noticed_or_leaves_a_true_document() -> None:
