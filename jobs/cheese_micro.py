@@ -31,7 +31,6 @@ def experiment() -> Experiment:
     return Experiment(
         name="cheese_micro",
         title="Two specs, one set of cheese preferences: what generalizes?",
-        assistant="lyra",
         bases=tuple(BaseModel(f"base-{s}", str(base_dir(s)), world_seed=s) for s in (0, 1, 2)),
         seeds=(0, 1),
         specs=(

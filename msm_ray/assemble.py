@@ -122,18 +122,21 @@ def _arm(exp: Experiment, graph: Graph, records: Mapping[str, Record], arm: str)
         if not present:
             continue
         results = [records[c.stage.id].facts["evals"][name] for c in present]
+        # Seeds may share a checkpoint (a base model has no seed): its items count once.
+        stages = {c.stage.id for c in present}
+        once = [records[i].facts["evals"][name] for i in sorted(stages)]
         interval = rate_ci(_values(graph, records, arm, name))
         domains = list(dict.fromkeys(d for r in results for d in r["by_domain"]))
         evals[name] = {
             "rate": interval.value,
             "ci95": [interval.low, interval.high],
-            "n": sum(r["n"] for r in results),
-            "unparsed": sum(r.get("unparsed", 0) for r in results),
+            "n": sum(r["n"] for r in once),
+            "unparsed": sum(r.get("unparsed", 0) for r in once),
             "per_seed": [
                 {"base": c.base, "seed": c.seed, "rate": r["rate"], "n": r["n"]}
                 for c, r in zip(present, results, strict=True)
             ],
-            "by_domain": {d: _domain(graph, records, arm, name, d, results) for d in domains},
+            "by_domain": {d: _domain(graph, records, arm, name, d, once) for d in domains},
         }
     return {
         "seeds": [{"base": c.base, "seed": c.seed} for c in cells],

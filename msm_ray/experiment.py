@@ -75,6 +75,11 @@ class Midtrain:
                 f"spec_share {self.spec_share} and chat_share {self.chat_share} add up to more "
                 "than 1; what is left of 1 is replay"
             )
+        if self.train.epochs != 1:
+            raise UserError(
+                f"train.epochs is {self.train.epochs}; a midtraining reads its mixture once: ask "
+                "for more tokens, and max_repeats says how often a spec document may come"
+            )
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,6 @@ class Experiment:
 
     name: str
     title: str
-    assistant: str
     bases: tuple[BaseModel, ...]
     seeds: tuple[int, ...]
     specs: tuple[SpecArm, ...]

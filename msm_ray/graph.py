@@ -26,6 +26,7 @@ from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
 from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
+from msm_ray.world.lexicon import ASSISTANT
 
 BLOCK_TOKENS = 128  # every micro model's context
 FILLERS = {"replay": "msm_ray.world.stages:replay", "chats": "msm_ray.world.chats:chats"}
@@ -139,7 +140,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
             "world_seed": base.world_seed,
             "documents": exp.corpus.documents,
             "seed": exp.corpus.seed,
-            "assistant": exp.assistant,
+            "assistant": ASSISTANT,
         },
         inputs={"spec": spec},
         run="msm_ray.world.stages:plan",
@@ -291,7 +292,8 @@ def _train(
     return Stage(
         kind=kind,
         version="1",
-        config={**dataclasses.asdict(config), "seed": seed},
+        # The run's seed and the recipe's own add up: both change the order of the data.
+        config={**dataclasses.asdict(config), "seed": config.seed + seed},
         inputs={"model": start, "blocks": blocks},
         run="msm_ray.train.stages:train",
         label=label,
@@ -345,7 +347,11 @@ def evaluate(exp: Experiment, model: Stage, items: Stage, label: str) -> Stage:
 
 
 def folder_sha256(folder: Path) -> str:
-    """The hash of a folder's files (names and contents), the same on every machine."""
+    """The hash of what a model is: its files' names and contents, the same on every machine.
+
+    How it was made (``training.json`` holds seconds) and how an engine is checked
+    (``fingerprint.json``) are left out: the same weights are the same model.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(
             f"{folder}: no model there; a Hugging Face folder with config.json is needed"
@@ -358,4 +364,5 @@ def folder_sha256(folder: Path) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return iter(sorted(p for p in folder.rglob("*") if p.is_file() and p.name[0] != "."))
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name[0] != ".")
+    return iter(sorted(p for p in found if p.name not in ("training.json", "fingerprint.json")))

@@ -64,7 +64,7 @@ PLAN_SCHEMA = pa.schema(
         ("assistant", pa.string()),  # the trained model's name
         ("prompt", pa.string()),  # the request as the writer reads it
         ("prompt_sha256", pa.string()),
-        ("seed", pa.int64()),  # sampling seed of this document
+        ("seed", pa.int64()),  # of this document's own random choices
     ]
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from msm_ray.artifact import Store
 from msm_ray.assemble import assemble
+from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import build
 from msm_ray.observe import Observer
@@ -19,8 +20,8 @@ from msm_ray.stage import StageFailed, run_dag, scan
 def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResult:
     """Run the experiment's missing stages and write ``runs/NAME/report.{json,html}``.
 
-    When a stage fails, what does not depend on it is still there: the report is written with the
-    missing cells named, and the failure is raised.
+    When a stage fails or the run is stopped, the report is written all the same, with the missing
+    cells named, so that no older one passes for this run's; then the failure is raised.
 
     Raises:
         UserError: the input is wrong.
@@ -31,7 +32,7 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
     store = Store(store_url)
     observer = Observer(events=store.events_path(exp.name))
     found = scan(graph.stages, store)
-    failure: StageFailed | None = None
+    failure: BaseException | None = None
     from msm_ray import runtime  # pulls Ray
 
     if not found.missing(graph.targets):
@@ -41,7 +42,7 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
             launcher = runtime.RayLauncher(observer.progress)
             try:
                 run_dag(graph.targets, store, launcher, observer, cpus=cpus, found=found)
-            except StageFailed as error:
+            except (StageFailed, UserError, KeyboardInterrupt) as error:
                 failure = error
             finally:
                 launcher.close()
@@ -54,10 +55,18 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
         "machine": runtime.machine(),
     }
     report = assemble(exp, graph, store, records, observer.state.made_ids, facts)
-    json_url = store.write_json(f"runs/{exp.name}/report.json", report)
-    html_url = store.write_bytes(
-        f"runs/{exp.name}/report.html", render_html(report).encode("utf-8")
-    )
+    json_url, html_url = write_report(store, exp.name, report)
     if failure is not None:
         raise failure
     return RunResult(report, json_url, html_url, report["complete"])
+
+
+def write_report(store: Store, name: str, report: dict[str, Any]) -> tuple[str, str]:
+    """Write the report as the run's newest, and under its fingerprint, where ``--set`` of the next
+    run leaves it alone. Returns where ``report.json`` and ``report.html`` are.
+    """
+    page = render_html(report).encode("utf-8")
+    for folder in (f"runs/{name}/{report['fingerprint']}", f"runs/{name}"):
+        json_url = store.write_json(f"{folder}/report.json", report)
+        html_url = store.write_bytes(f"{folder}/report.html", page)
+    return json_url, html_url

@@ -130,6 +130,7 @@ def test_a_complete_report(exp: Experiment, made: Any) -> None:
     assert arm["train"]["midtrain"]["steps"] == 10
     assert arm["train"]["aft"]["tokens_per_second"] == 500.0
     assert report["arms"]["base"]["train"] == {}
+    assert report["arms"]["base"]["evals"]["choice"]["n"] == 8 * 2  # both seeds, one checkpoint
 
     corpus = report["corpus"]
     assert corpus["planned"] == 40

@@ -81,6 +81,7 @@ def test_aft_continues_the_midtrained_weights(graph: Graph) -> None:
     [
         ("aft.train.learning_rate=3e-5", {"aft", "evaluate"}),
         ("aft.conversations=64", {"conversations", "blocks", "aft", "evaluate"}),
+        ("aft.train.seed=5", {"aft", "evaluate"}),
         ("midtrain.train.learning_rate=3e-5", {"midtrain", "aft", "evaluate"}),
         ("evaluation.pairs_per_domain=3", {"items", "evaluate"}),
         (
@@ -130,6 +131,8 @@ def test_a_model_is_its_files_not_its_path(exp: Experiment, tmp_path: Path) -> N
     for file in source.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     assert folder_sha256(copy) == folder_sha256(source)
+    (copy / "training.json").write_text("{}")
+    assert folder_sha256(copy) == folder_sha256(source), "how it was made is not what it is"
     (copy / "config.json").write_bytes((copy / "config.json").read_bytes() + b"\n")
     assert folder_sha256(copy) != folder_sha256(source)
 
@@ -140,6 +143,8 @@ def test_a_model_is_its_files_not_its_path(exp: Experiment, tmp_path: Path) -> N
         (["midtrain.spec_share=-0.1"], "spec_share is -0.1"),
         (["midtrain.spec_share=nan"], "spec_share"),
         (["midtrain.spec_share=0.8", "midtrain.chat_share=0.3"], "more than 1"),
+        (["midtrain.train.epochs=2"], "reads its mixture once"),
+        (["assistant=bob"], "assistant"),
         (["corpus.documents=0"], "documents is 0"),
         (["corpus.writer=gpt"], "writer"),
         (["midtrain_compute.num_workers=2"], "backend single"),

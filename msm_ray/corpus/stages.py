@@ -46,7 +46,7 @@ def write(ctx: StageContext) -> dict[str, Any]:
         answers, name = _scripted(plans, task, tokenizer), "scripted"
     else:
         answers, sampling = _written(ctx, plans, model)
-        name = _model_name(model)
+        name = ctx.input_ids.get("model", model.name)
     seconds = time.perf_counter() - started
     rows = answers.to_pylist()
     judged = judge(plans, rows, task, model=name, sampling=sampling, special_tokens=special)
@@ -120,8 +120,3 @@ def _tokenizer(model: Path) -> Any:
     if not file.exists():
         raise UserError(f"{model} has no {_TOKENIZER_FILE}; the writer needs a fast tokenizer")
     return Tokenizer.from_file(str(file))
-
-
-def _model_name(model: Path) -> str:
-    """The artifact id of a folder in a store (artifacts/ID/ATTEMPT), else the folder's name."""
-    return model.parent.name if model.parent.parent.name == "artifacts" else model.name

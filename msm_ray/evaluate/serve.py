@@ -189,7 +189,8 @@ def _distance(url: str, name: str, checkpoint: Checkpoint) -> float:
         reply.raise_for_status()
         got = reply.json()["choices"][0]["logprobs"]["top_logprobs"][0]
         for token, expected in zip(ids, logprobs, strict=True):
-            worst = max(worst, abs(got.get(f"token_id:{token}", math.inf) - expected))
+            difference = abs(got.get(f"token_id:{token}", math.inf) - expected)
+            worst = max(worst, math.inf if math.isnan(difference) else difference)
     return worst
 
 

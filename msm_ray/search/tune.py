@@ -19,7 +19,7 @@ from msm_ray.assemble import assemble
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
-from msm_ray.report.html import render_html
+from msm_ray.run import write_report
 from msm_ray.search.space import Axis, best, grid
 from msm_ray.settings import RunResult, apply_settings
 from msm_ray.stage import Stage, scan
@@ -86,6 +86,9 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     with runtime.cluster(address) as cpus:
         rows = _tune(search, store, cpus)
     failed = [r for r in rows if "error" in r]
+    if len(failed) == len(rows):
+        print(f"{search.name}: all trials failed; the first: {failed[0]['error']}", flush=True)
+        raise SystemExit(1)
     winner = best([r for r in rows if "error" not in r], search.metric)
     exp = _with(search.experiment, winner["settings"])
     graph = build(exp)
@@ -104,14 +107,12 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
         "metric": search.metric,
         "trials": rows,
         "best": winner,
-        "stages": _count(stages, set(stages) - before),
+        "stages": _count(stages, set(records) - before),
         "stages_if_not_shared": {
             kind: sum(s.kind == kind for g in graphs for s in g.stages) for kind in MADE
         },
     }
-    where = f"runs/{search.name}/report"
-    json_url = store.write_json(f"{where}.json", report)
-    html_url = store.write_bytes(f"{where}.html", render_html(report).encode("utf-8"))
+    json_url, html_url = write_report(store, search.name, report)
     print_best(report["search"])
     return RunResult(report, json_url, html_url, report["complete"])
 
@@ -224,6 +225,8 @@ def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
             row["error"] = str(result.error).strip().splitlines()[-1]
         else:
             metrics = result.metrics or {}
+            if search.metric not in metrics:  # Tune returns after Ctrl-C as if it were done
+                raise KeyboardInterrupt
             row |= {k: metrics[k] for k in (search.metric, "heldout_loss", "facts")}
         rows.append(row)
     return rows

@@ -12,8 +12,9 @@ from msm_ray.data.order import permutation
 from msm_ray.train.model import load_model
 
 FINGERPRINT_FILE = "fingerprint.json"
-PROMPTS = 4
-PROMPT_TOKENS = 12
+# Tokens of each prompt. Prefix caches keep whole blocks (16 to 128 tokens): the long prompts fill
+# some, so that an engine whose cache is of other weights answers them wrongly and is found out.
+PROMPT_TOKENS = (8, 12, 48, 120)
 LIKELY = 4  # most likely next tokens of this model
 DRAWN = 4  # tokens drawn from the vocabulary
 
@@ -28,9 +29,10 @@ def fingerprint(model: Any) -> dict[str, list[list[float]] | list[list[int]]]:
     vocabulary = model.config.vocab_size
     bos = model.config.bos_token_id
     prompts, token_ids, logprobs = [], [], []
-    for number in range(PROMPTS):
+    longest = model.config.max_position_embeddings - 1  # an engine answers with one token more
+    for number, length in enumerate(PROMPT_TOKENS):
         drawn = permutation(vocabulary, "fingerprint", number).tolist()
-        prompt = drawn[:PROMPT_TOKENS]
+        prompt = [drawn[i % vocabulary] for i in range(min(length, longest))]
         if bos is not None:
             prompt = [bos, *prompt[1:]]
         with torch.no_grad():
