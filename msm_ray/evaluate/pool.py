@@ -36,7 +36,7 @@ from msm_ray.evaluate.tasks import Request
 NAME, NAMESPACE = "engine-pool", "msm-ray"
 MAX_ENGINES = 2  # per machine, when nothing else is asked for
 BEAT_SECONDS = 2.0
-LAPSE_SECONDS = 20.0
+LAPSE_SECONDS = 60.0
 IDLE_SECONDS = 600.0
 MEMORY_SECONDS = 60.0  # how long a machine without memory for another engine is not asked again
 
@@ -319,7 +319,7 @@ def _start_actor(node: str, settings: EngineSettings) -> Any:
     return (
         ray.remote(EngineActor)
         .options(
-            num_cpus=0,  # the task that evaluates holds the core
+            num_cpus=0,  # not counted twice: the task that waits for the answers is
             num_gpus=settings.gpus,
             max_restarts=0,  # a new process holds no verified weights: the pool starts it itself
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
