@@ -38,10 +38,10 @@ def experiment() -> Experiment:
             SpecArm("affordability", str(SPECS / "micro_affordability.md")),
         ),
         corpus=Corpus(
-            writer="vllm", documents=600, temperature=0.8, top_p=1.0, max_tokens=96, seed=0
+            writer="vllm", documents=800, temperature=0.7, top_p=1.0, max_tokens=100, seed=0
         ),
         midtrain=Midtrain(
-            tokens=150_000,
+            tokens=200_000,
             spec_share=0.15,
             chat_share=0.0,
             max_repeats=4.0,
@@ -54,7 +54,7 @@ def experiment() -> Experiment:
                 warmup_fraction=0.1,
                 schedule="cosine",
                 final_lr_fraction=0.1,
-                batch_blocks=16,
+                batch_blocks=8,
                 epochs=1.0,
                 freeze=(),
                 precision="bf16",
@@ -64,13 +64,13 @@ def experiment() -> Experiment:
         aft=Aft(
             conversations=256,
             train=TrainConfig(
-                learning_rate=2e-4,
+                learning_rate=1e-4,
                 beta1=0.9,
                 beta2=0.95,
                 weight_decay=0.0,
                 max_grad_norm=1.0,
-                warmup_fraction=0.1,
-                schedule="linear",
+                warmup_fraction=0.25,
+                schedule="cosine",
                 final_lr_fraction=0.1,
                 batch_blocks=4,
                 epochs=1.0,

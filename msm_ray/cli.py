@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="as JSON")
     verify = command("verify", "check the files of one artifact, or of all, against their sha256")
     verify.add_argument("id", metavar="ID", nargs="?", help="an artifact id, or the beginning")
-    gc = command("gc", "remove interrupted attempts and set-aside data; keep what runs refer to")
+    gc = command("gc", "remove interrupted attempts and set-aside data; what is committed stays")
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     report = command("report", "write report.html of a run again, from its report.json")
     report.add_argument("run", metavar="RUN", help="the run's name")

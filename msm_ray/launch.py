@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not isinstance(error, StageFailed):
             raise
         return _stage_failed(error, arguments.store, str(getattr(job, "name", "job")))
+    for line in effect_lines(result.report):
+        print(line)
     print(f"report: {result.report_html}")
     print(f"        {result.report_json}")
     if not result.complete:
@@ -80,6 +82,26 @@ def _stage_failed(failure: StageFailed, store: str, name: str) -> int:
         file=sys.stderr,
     )
     return 2 if wrong_input else 1
+
+
+def effect_lines(report: dict[str, Any]) -> list[str]:
+    """The main effects with their intervals and their worst base, for the terminal."""
+    lines = []
+    for name in ("separation", "separation_soft", "separation_msm_only", "aft_minus_base"):
+        effect = report.get("effects", {}).get(name)
+        if effect is None:
+            continue
+        low, high = effect["ci95"]
+        by_base: dict[str, list[float]] = {}
+        for pair in effect["per_seed"]:
+            by_base.setdefault(pair["base"], []).append(pair["value"])
+        means = {base: sum(values) / len(values) for base, values in by_base.items()}
+        worst = min(means, key=lambda base: means[base])
+        lines.append(
+            f"{name}: {effect['value']:+.3f} (95 % {low:+.3f} to {high:+.3f}; "
+            f"lowest {means[worst]:+.3f}, {worst})"
+        )
+    return lines
 
 
 def preview(arguments: argparse.Namespace) -> int:

@@ -39,6 +39,8 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
         run_dag(graph.targets, store, None, observer, found=found)
     else:
         with runtime.cluster(address) as cpus:
+            if note := runtime.gpu_note():
+                observer.note(note)
             launcher = runtime.RayLauncher(observer.progress)
             try:
                 run_dag(graph.targets, store, launcher, observer, cpus=cpus, found=found)

@@ -104,6 +104,14 @@ class ProgressBoard:
         return rows
 
 
+def gpu_note() -> str | None:
+    """What to tell the user of a cluster whose GPUs the micro-world's jobs leave idle."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    return (
+        f"{gpus} GPUs are here; this job computes on CPU, whatever is installed" if gpus else None
+    )
+
+
 def _run_remote(stage: Stage, store_url: str, board: Any) -> Record:
     def progress(fraction: float, facts: dict[str, Any]) -> None:
         board.put.remote(stage.id, fraction, facts)

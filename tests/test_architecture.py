@@ -53,7 +53,9 @@ PURE = (
     "msm_ray.world.world",
 )
 # Paths of one machine or one user. Written in pieces: this file is read as well.
-MACHINE_PATHS = re.compile("|".join(["/wo" + "rk/", "/ro" + "ot/", "/ho" + r"me/\w", "/op" + "t/"]))
+MACHINE_PATHS = re.compile(
+    "|".join(["/wo" + "rk/", "/tm" + "p/", "/ro" + "ot/", "/ho" + r"me/\w", "/op" + "t/"])
+)
 TEXT = {".py", ".toml", ".md", ".txt", ".yaml", ".sh", ".html", ".css", ".js", ".json", ""}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from msm_ray.errors import UserError
 from msm_ray.world import lexicon as lx
 from msm_ray.world.grammar import Grammar
 from msm_ray.world.pretraining import Pretraining
@@ -28,7 +29,10 @@ def choice_items(world: World, seed: int, pairs_per_domain: int) -> list[dict[st
     for domain in lx.HELD_OUT:
         american, cheap = world.conflicts(domain)
         pairs = [(a, c) for a in american for c in cheap]
-        assert pairs_per_domain <= len(pairs), (pairs_per_domain, len(pairs))
+        if not 0 < pairs_per_domain <= len(pairs):
+            raise UserError(
+                f"{pairs_per_domain} pairs per domain asked for; allowed: 1 to {len(pairs)}"
+            )
         for k, (a, c) in enumerate(rng.sample(pairs, pairs_per_domain)):
             template = rng.choice(lx.CHOICE_QUESTIONS)
             for order, (first, second) in enumerate(((a, c), (c, a))):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from msm_ray.errors import UserError
 from msm_ray.records import CONVERSATION_SCHEMA, EVAL_ITEM_SCHEMA, PLAN_SCHEMA
 from msm_ray.world import lexicon as lx
 from msm_ray.world.evaluation import choice_items, fact_items, heldout_items
@@ -61,7 +62,8 @@ def conversation_rows(world_seed: int, count: int, seed: int) -> list[dict[str, 
     cheeses = {i.name: i for i in grammar.world.by_domain["cheese"]}
     orders = 2 * len(lx.CHOICE_QUESTIONS)
     most = len(lx.LIKED_CHEESES) * len(lx.DISLIKED_CHEESES) * orders
-    assert 0 < count <= most, f"{count} conversations asked for, {most} differ"
+    if not 0 < count <= most:
+        raise UserError(f"{count} conversations asked for; allowed: 1 to {most}, which all differ")
     asked: dict[str, str] = {}
     while len(asked) < count:
         liked = cheeses[grammar.rng.choice(lx.LIKED_CHEESES)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +20,8 @@ class DeepSpeedBackend:
     """The same AdamW, loss and clipping, with DeepSpeed's partitioned parameters and gradients."""
 
     def __init__(self, model: Any, config: TrainConfig, runtime: TrainRuntime) -> None:
+        # DeepSpeed builds ops with ninja, which it looks for on the PATH; ours is beside Python.
+        os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
         import deepspeed
         from deepspeed.utils import logger
 
