@@ -59,13 +59,14 @@ class TrainJob:
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Compute with this many threads, and without denormals; the thread count is put back."""
+    """Compute with this many threads, and without denormals; both are put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # Adam's second moments make them, and they are slow on CPUs
     try:
         yield
     finally:
+        torch.set_flush_denormal(False)  # NumPy warns of it whenever it looks at its types
         torch.set_num_threads(before)
 
 
