@@ -88,11 +88,10 @@ def test_a_model_without_a_fingerprint_is_refused(items: Path, tmp_path: Path) -
         evaluate(context(model, items, tmp_path / "out"))
 
 
-def test_outside_a_cluster_it_says_so(models: dict[str, Path], items: Path, tmp_path: Path) -> None:
-    import ray
-
-    if ray.is_initialized():
-        pytest.skip("this session's cluster is up already")
+def test_outside_a_cluster_it_says_so(
+    models: dict[str, Path], items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(RuntimeError, match="live in a Ray cluster"):
         evaluate(context(models["a"], items, tmp_path / "out"))
 
