@@ -50,9 +50,9 @@ def _ask_for_lease(
     import ray
     import ray.exceptions
 
-    node = ray.get_runtime_context().get_node_id()
     for attempt in range(2):
         pool = engine_pool()
+        node = ray.get_runtime_context().get_node_id()
         try:
             return pool, ray.get(pool.lease.remote(checkpoint, settings, node, limit))
         except ray.exceptions.RayTaskError as error:
