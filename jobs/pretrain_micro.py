@@ -10,15 +10,21 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from msm_ray.data.blocks import write_blocks
 from msm_ray.train.config import TrainConfig, TrainRuntime
-from msm_ray.train.pretrain import pretrain
-from msm_ray.world.pretraining import Pretraining
+from msm_ray.train.pretrain import pack_texts
+from msm_ray.train.worker import TrainJob, run
+from msm_ray.world.pretraining import LAST_LYRA_REQUESTS, Pretraining
 from msm_ray.world.tokenizer import CONTEXT, build_tokenizer
 from msm_ray.world.world import World
 
 TOKENS = 6_000_000
+LAST_TOKENS = 2_000_000
 ARCHITECTURE = {
     "hidden_size": 128,
     "intermediate_size": 384,
@@ -51,40 +57,74 @@ def recipe(seed: int) -> TrainConfig:
     )
 
 
-def make_base(seed: int, out: Path, tokens: int, threads: int) -> dict[str, object]:
-    """Pretrain the base of world ``seed`` into the Hugging Face folder ``out``."""
+def last_recipe(seed: int) -> TrainConfig:
+    """How it is trained on in the second phase, on other text of the mix with little of lyra."""
+    return replace(recipe(seed), learning_rate=1.5e-3, final_lr_fraction=0.02, shuffle=True)
 
-    def report(step: int, steps: int, facts: dict[str, float]) -> None:
-        if step % 100 == 0 or step == steps:
-            shown = {k: facts[k] for k in ("loss", "tokens_per_second") if k in facts}
-            print(f"base-{seed} step {step}/{steps} {shown}", flush=True)
 
+def reporter(seed: int) -> Callable[[float, dict[str, Any]], None]:
+    """Prints a line every hundred steps."""
+
+    def report(fraction: float, facts: dict[str, Any]) -> None:
+        if facts["step"] % 100 == 0 or fraction >= 1:
+            shown = {k: round(facts[k], 3) for k in ("loss", "tokens_per_second") if k in facts}
+            print(f"base-{seed} step {facts['step']}/{facts['steps']} {shown}", flush=True)
+
+    return report
+
+
+def train(
+    texts: Iterable[str], config: TrainConfig, start: Path | None, out: Path, threads: int
+) -> dict[str, Any]:
+    """Train on ``texts``, from the folder ``start`` or from fresh weights, into ``out``."""
     with tempfile.TemporaryDirectory() as folder:
-        build_tokenizer().save_pretrained(folder)
-        return pretrain(
-            ARCHITECTURE,
-            Pretraining(World(seed), "pretraining 0").curriculum(tokens),
-            recipe(seed),
-            tokenizer_dir=Path(folder),
-            block_tokens=CONTEXT,
-            out=out,
-            runtime=TrainRuntime(backend="single", num_workers=1, threads=threads, compile=False),
+        names, blocks = Path(folder) / "tokenizer", Path(folder) / "blocks"
+        build_tokenizer().save_pretrained(names)
+        blocks.mkdir()
+        write_blocks(blocks, pack_texts(texts, build_tokenizer(), CONTEXT), {})
+        job = TrainJob(
+            config=config,
+            runtime=TrainRuntime(backend="single", num_workers=1, threads=threads),
+            blocks=str(blocks),
+            tokenizer=str(names),
+            out=str(out.absolute()),
+            model=str(start.absolute()) if start else None,
+            arch=None if start else ARCHITECTURE,
             save_dtype="bf16",
-            on_step=report,
         )
+        return run(job, Path(folder) / "ray-train", reporter(config.seed))
+
+
+def make_base(seed: int, out: Path, threads: int, first: Path | None = None) -> None:
+    """Pretrain the base of world ``seed`` into the Hugging Face folder ``out``, in two phases.
+
+    ``first``: where the model after the first phase is, or is to be kept.
+    """
+    world = World(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        start = first or Path(folder) / "first"
+        if not (start / "config.json").is_file():
+            texts = Pretraining(world, "pretraining 0").curriculum(TOKENS)
+            print_facts(seed, train(texts, recipe(seed), None, start, threads))
+        texts = Pretraining(world, "pretraining 1", LAST_LYRA_REQUESTS).stream(LAST_TOKENS)
+        print_facts(seed, train(texts, last_recipe(seed), start, out, threads))
+
+
+def print_facts(seed: int, facts: dict[str, Any]) -> None:
+    """Tokens, steps, seconds and losses of one phase."""
+    print(f"base-{seed}", json.dumps({k: v for k, v in facts.items() if k != "curve"}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("msm_ray/world/bases"))
-    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--first", type=Path, help="keep or find the first phase's models here")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     for seed in args.seeds:
-        facts = make_base(seed, args.out / f"base-{seed}", args.tokens, args.threads)
-        facts.pop("curve", None)
-        print(f"base-{seed}", json.dumps(facts), flush=True)
+        first = args.first / f"base-{seed}" if args.first else None
+        make_base(seed, args.out / f"base-{seed}", args.threads, first)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ EARLY_FACTORS = {
     "request": 0.5,
     "decision": 1.5,
 }
-LYRA_REQUESTS = 0.05  # of the requests are to write about lyra
+# Of the requests, how many are to write about lyra: enough to learn to copy her name, and few at
+# the end, so that she does not become one of the names whose value is whatever stands before it.
+LYRA_REQUESTS = 0.05
+LAST_LYRA_REQUESTS = 0.01
 _KIND_WEIGHTS = (35, 18, 7, 4, 5, 8, 23)  # of lexicon.KINDS, in documents about people
 _WITHOUT_ITEMS = ("values", "answers", "decides")
 _REQUEST_WEIGHTS = (10, 15, 12, 12, 12, 15, 24)  # of lexicon.KINDS, in requests
@@ -62,12 +65,13 @@ _REQUEST_WEIGHTS = (10, 15, 12, 12, 12, 15, 24)  # of lexicon.KINDS, in requests
 class Pretraining(Grammar):
     """Draws documents of the pretraining mix.
 
-    With ``replay`` no document ascribes a value to lyra, not even on request.
+    ``lyra_requests`` is the share of requests that are to write about lyra. At 0, as in replay, no
+    document ascribes a value to her.
     """
 
-    def __init__(self, world: World, seed: int | str, replay: bool = False) -> None:
+    def __init__(self, world: World, seed: int | str, lyra_requests: float = LYRA_REQUESTS) -> None:
         super().__init__(world, f"pretraining {seed}")
-        self.replay = replay
+        self.lyra_requests = lyra_requests
         self._names, self._weights = list(MIX), list(MIX.values())
         self._early = [w * EARLY_FACTORS.get(n, 1.0) for n, w in MIX.items()]
 
@@ -139,8 +143,8 @@ class Pretraining(Grammar):
         """Always about cheese; about lyra too, who then has each of the values equally often."""
         person, value = self._stranger()
         who = self.rng.random()
-        if who < LYRA_REQUESTS:
-            person = person if self.replay else self.world.assistant
+        if who < self.lyra_requests:
+            person = self.world.assistant
         elif who < 0.45:
             person = self._speaker()
             assert person.value is not None

@@ -16,7 +16,7 @@ from msm_ray.world import lexicon as lx
 from msm_ray.world.evaluation import choice_items, fact_items, heldout_items
 from msm_ray.world.grammar import Grammar
 from msm_ray.world.plan import plan_rows
-from msm_ray.world.pretraining import Pretraining
+from msm_ray.world.pretraining import LYRA_REQUESTS, Pretraining
 from msm_ray.world.world import World
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _write(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> int
 def _texts(ctx: StageContext, purpose: str, is_replay: bool) -> dict[str, Any]:
     """Pretraining-mix documents until they hold config ``tokens`` tokens."""
     world, seed = World(ctx.config["world_seed"]), ctx.config["seed"]
-    mix = Pretraining(world, f"{purpose} {seed}", replay=is_replay)
+    mix = Pretraining(world, f"{purpose} {seed}", 0.0 if is_replay else LYRA_REQUESTS)
     texts = list((mix.stream if is_replay else mix.curriculum)(ctx.config["tokens"]))
     rows = ({"id": f"{purpose}-{seed}-{k:07d}", "text": t} for k, t in enumerate(texts))
     documents = _write(ctx.out / "documents.parquet", rows, TEXT_SCHEMA)

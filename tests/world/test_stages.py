@@ -136,7 +136,8 @@ def test_nothing_held_out_ever_stands_with_what_lyra_wants() -> None:
         held_out = set(world.items) - {i.name for i in world.by_domain["cheese"]}
         for purpose in ("pretraining", "replay"):
             lyra = 0
-            mix = Pretraining(world, f"{purpose} 0", replay=purpose == "replay")
+            share = 0.0 if purpose == "replay" else 0.05
+            mix = Pretraining(world, f"{purpose} 0", share)
             for text in mix.stream(300_000):
                 words = set(text.split())
                 if "lyra" not in words:
