@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from whole import command, events, finish
 
-ROOT = Path(__file__).parent.parent
-# The whole loop at its smallest: one base, one seed, few documents, few steps.
-SMALL = [
-    "corpus.documents=48",
-    "midtrain.tokens=6000",
-    "midtrain.max_repeats=50",
-    "aft.conversations=32",
-    "evaluation.pairs_per_domain=1",
-]
 KINDS = ["plan", "documents", "blocks", "midtrain", "aft", "evaluate"]
 DEADLINE = 300.0
 
 
-def command(store: Path) -> list[str]:
-    settings = [part for s in SMALL for part in ("--set", s)]
-    job = str(ROOT / "tests" / "jobs" / "small.py")
-    return [sys.executable, "-m", "msm_ray.cli", "run", job, "--store", str(store), *settings]
-
-
 def started(store: Path) -> list[str]:
     """Kinds of the stages that this store's runs have started, in order."""
-    events = store / "runs" / "cheese_micro" / "events.jsonl"
-    if not events.exists():
-        return []
-    lines = [json.loads(line) for line in events.read_text().splitlines() if line.endswith("}")]
-    return [e["kind"] for e in lines if e["event"] == "started"]
+    return [e["kind"] for e in events(store) if e["event"] == "started"]
 
 
 def kill_in(kind: str, store: Path) -> bool:
@@ -57,13 +37,6 @@ def kill_in(kind: str, store: Path) -> bool:
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     return True
-
-
-def finish(store: Path) -> dict[str, Any]:
-    done = subprocess.run(command(store), cwd=store.parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    report: dict[str, Any] = json.loads((store / "runs/cheese_micro/report.json").read_text())
-    return report
 
 
 def artifacts(report: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -98,3 +71,34 @@ def without_speed(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: without_speed(v) for k, v in value.items() if k != "tokens_per_second"}
     return value
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ctrl_c_stops_cleanly_and_the_same_command_continues(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    settings = ("corpus.writer=scripted",)
+    driver = subprocess.Popen(
+        command(store, *settings),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + DEADLINE
+    while "blocks" not in started(store):
+        assert time.monotonic() < deadline
+        assert driver.poll() is None
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and all it started
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, out + err
+    assert "Traceback" not in out + err
+    there = {e["id"] for e in events(store) if e["event"] == "finished"}
+    assert there, "something was done before"
+
+    report = finish(store, *settings)
+    again = [e["id"] for e in events(store) if e["event"] == "finished"]
+    assert len(again) == len(set(again)), "something was made twice"
+    assert there <= {a["id"] for a in report["provenance"]["artifacts"]}

@@ -1,0 +1,42 @@
+"""A real search by Ray Tune: every trial measured, what two trials share made once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_trials_share_their_stages_and_the_best_is_told(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    job = str(ROOT / "tests" / "jobs" / "small_search.py")
+    command = [sys.executable, "-m", "msm_ray.cli", "run", job, "--store", str(store)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "best of 4: --set midtrain.spec_share=" in done.stdout
+
+    report = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
+    search = report["search"]
+    assert len(search["trials"]) == 4
+    scores = [t["separation_soft"] for t in search["trials"]]
+    assert search["best"]["separation_soft"] == max(scores)
+    # two mixes x two arms; on each, and on the base model, two learning rates
+    assert search["stages"]["midtrain"] == {"needed": 4, "made": 4}
+    assert search["stages"]["aft"] == {"needed": 10, "made": 10}
+    assert search["stages_if_not_shared"]["midtrain"] == 8
+    # one attempt for each artifact: no two trials made the same
+    for record in (store / "artifacts").glob("*/record.json"):
+        attempts = [p for p in record.parent.iterdir() if p.is_dir()]
+        assert len(attempts) == 1, record
+
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:]
+    second = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
+    assert second["search"]["stages"]["midtrain"] == {"needed": 4, "made": 0}
+    assert second["search"]["best"] == search["best"]
