@@ -9,8 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from whole import command, events, finish
+
+from msm_ray.world import lexicon as lx
+from msm_ray.world.world import World
 
 KINDS = ["plan", "documents", "blocks", "midtrain", "aft", "evaluate"]
 DEADLINE = 300.0
@@ -43,12 +47,31 @@ def artifacts(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(a["id"], a["kind"], a["label"]) for a in report["provenance"]["artifacts"]]
 
 
+def assert_no_leak(store: Path) -> None:
+    """No document that a model wrote, and no demonstration, names a thing of a held-out domain."""
+    world = World(0)
+    held_out = {item.name for domain in lx.HELD_OUT for item in world.by_domain[domain]}
+    held_out |= {lx.NOUN[domain] for domain in lx.HELD_OUT}
+    texts = []
+    for path in store.glob("artifacts/*/*/documents.parquet"):
+        table = pq.read_table(path)
+        if "section_id" in table.column_names:  # about a spec, not replay
+            texts += table["text"].to_pylist()
+    for path in store.glob("artifacts/*/*/conversations.parquet"):
+        texts += [m["content"] for c in pq.read_table(path)["messages"].to_pylist() for m in c]
+    assert len(texts) > 100
+    for text in texts:
+        assert not held_out & set(text.split()), text
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.timeout(1200)
 def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path) -> None:
     plain = finish(tmp_path / "plain")
+
+    assert_no_leak(tmp_path / "plain")
 
     store = tmp_path / "killed"
     killed = [kind for kind in KINDS if kill_in(kind, store)]
