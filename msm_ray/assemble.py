@@ -32,8 +32,8 @@ EFFECTS = (
     ("{b}_minus_aft", "choice", "msm:{b}+aft", "aft"),
     ("price_facts_{a}", "facts", "msm:{a}+aft", "aft"),
     ("price_facts_{b}", "facts", "msm:{b}+aft", "aft"),
-    ("price_heldout_loss_{a}", "heldout_loss", "msm:{a}+aft", "base"),
-    ("price_heldout_loss_{b}", "heldout_loss", "msm:{b}+aft", "base"),
+    ("price_heldout_loss_{a}", "heldout_loss", "msm:{a}+aft", "aft"),
+    ("price_heldout_loss_{b}", "heldout_loss", "msm:{b}+aft", "aft"),
 )
 
 

@@ -92,10 +92,15 @@ def build(exp: Experiment) -> Graph:
                 trainings.append((f"{arm}+aft", base.name, seed, "aft", both))
                 checkpoints += [(arm, mid), (f"{arm}+aft", both)]
             cells += [
-                Cell(arm, base.name, seed, evaluate(exp, m, items, f"{arm} {base.name}/{seed}"))
+                Cell(arm, base.name, seed, evaluate(exp, m, items, _label(arm, base, seed)))
                 for arm, m in checkpoints
             ]
     return Graph(tuple(cells), corpora, tuple(trainings))
+
+
+def _label(arm: str, base: BaseModel, seed: int) -> str:
+    """What the terminal calls a checkpoint; the base model as it comes has no seed."""
+    return f"{arm} {base.name}" if arm == "base" else f"{arm} {base.name}/{seed}"
 
 
 # ---- the stages, in the order in which data flows -----------------------------------------------

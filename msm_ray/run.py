@@ -35,15 +35,17 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
     failure: BaseException | None = None
     from msm_ray import runtime  # pulls Ray
 
-    if not found.missing(graph.targets):
-        run_dag(graph.targets, store, None, observer, found=found)
+    # Every stage, not the last ones only: the report reads the trainings and corpora too, and what
+    # was found damaged and set aside has to come back.
+    if not found.missing(graph.stages):
+        run_dag(graph.stages, store, None, observer, found=found)
     else:
         with runtime.cluster(address) as cpus:
             if note := runtime.gpu_note():
                 observer.note(note)
             launcher = runtime.RayLauncher(observer.progress)
             try:
-                run_dag(graph.targets, store, launcher, observer, cpus=cpus, found=found)
+                run_dag(graph.stages, store, launcher, observer, cpus=cpus, found=found)
             except (StageFailed, UserError, KeyboardInterrupt) as error:
                 failure = error
             finally:

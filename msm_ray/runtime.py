@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from msm_ray.artifact import Record
 from msm_ray.errors import UserError
@@ -52,6 +53,11 @@ def cluster(address: str | None = None) -> Iterator[int]:
     if ray.is_initialized():  # inside a Ray task, or a test's own cluster
         yield _cpus()
         return
+    if address and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"--address {address}: that is a dashboard, which msm submit takes; msm run takes "
+            "HOST:6379 or ray://HOST:10001"
+        )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
@@ -135,7 +141,12 @@ class RayLauncher:
         cpus = stage.runtime.get("ray_cpus", stage.runtime.get("cpus", 1.0))
         # A worker that dies (memory, a lost node) is tried once more; an error of the stage is not.
         task = ray.remote(num_cpus=cpus, max_retries=1)(_run_remote)
-        ref = task.options(name=f"{stage.kind} {stage.label}").remote(stage, store_url, self._board)
+        # Launched from a trial of a search, a task would be held to the trial's own resources.
+        anywhere = PlacementGroupSchedulingStrategy(placement_group=None)
+        name = f"{stage.kind} {stage.label}"
+        ref = task.options(name=name, scheduling_strategy=anywhere).remote(
+            stage, store_url, self._board
+        )
         future: Future[Record] = ref.future()
         self._refs[future] = ref
         future.add_done_callback(lambda f: self._refs.pop(f, None))

@@ -88,6 +88,14 @@ def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path) -> None:
     assert third["cost"]["stages_run"] == 0
     assert third["effects"] == again["effects"]
 
+    # what `msm verify` sets aside comes back, also where what followed it is still there
+    lost = next(a["id"] for a in third["provenance"]["artifacts"] if a["kind"] == "midtrain")
+    record = store / "artifacts" / lost / "record.json"
+    record.rename(record.with_name("record.damaged-1.json"))
+    fourth = finish(store)
+    assert fourth["cost"]["stages_run"] == 1
+    assert artifacts(fourth) == artifacts(again)
+
 
 def without_speed(value: Any) -> Any:
     """The same value without what a clock measured."""

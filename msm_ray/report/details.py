@@ -133,7 +133,7 @@ def _source(sample: Mapping[str, Any]) -> str:
 
 
 def _quote(content: Any, source: str) -> str:
-    text = str(content) if content else "(empty)"
+    text = word(content, "(empty)")
     return f"<blockquote><p>{esc(text)}</p><cite>{esc(source)}</cite></blockquote>"
 
 
@@ -178,8 +178,8 @@ def training(report: Mapping[str, Any]) -> str:
         note(
             "Training loss (nats per token) by optimizer step, one line per"
             " base model (colour) and seed; charts of one stage share their vertical axis. Tokens"
-            " and steps are those of one model. A loss that falls to near zero within a stage means"
-            " memorised documents; one that rises, an unstable run."
+            " and steps are those of one model. In midtraining, a loss that falls to near zero"
+            " means memorised documents; one that rises, an unstable run."
         )
     )
     return "".join(parts)

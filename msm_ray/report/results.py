@@ -120,7 +120,7 @@ def headline(report: Mapping[str, Any]) -> str:
     if bounds is None:
         return f"{sentence}; its interval was not measured."
     verdict = (
-        "the interval excludes zero"
+        "the interval excludes zero; with few base models it is narrower than it should be"
         if bounds[0] > 0 or bounds[1] < 0
         else "<b>the interval includes zero: no effect is shown</b>"
     )
@@ -256,10 +256,11 @@ def effects(report: Mapping[str, Any]) -> str:
             axis = auto_axis(_values(group), title, 0.0, "no difference", sign=True)
             parts.append(f"<figure>{_both(group, axis, bases, title, left)}</figure>")
     how = note(
-        "Differences are taken within a pair, the same base model and the"
-        " same seed in both arms, then averaged. A bar that does not touch the dashed line is an"
-        " effect beyond chance at the 95 % level. <i>separation</i> compares the two midtrained"
-        " arms after the same fine-tuning; <i>msm_only</i> the same before it; <i>price</i> is what"
+        "Differences are taken within a pair, the same base model and the same seed in both arms,"
+        " then averaged. A bar that touches the dashed line shows no effect. With three base"
+        " models the nominal 95 % intervals cover the truth in 74 to 83 % of simulated experiments:"
+        " look at every base's own points too. <i>separation</i> compares the two midtrained arms"
+        " after the same fine-tuning; <i>msm_only</i> the same before it; <i>price</i> is what"
         " midtraining cost in facts or in loss on other text."
     )
     return "".join(parts) + how

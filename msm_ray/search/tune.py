@@ -24,6 +24,9 @@ from msm_ray.search.space import Axis, best, grid
 from msm_ray.settings import RunResult, apply_settings
 from msm_ray.stage import Stage, scan
 
+# A trial must ask for something: a grain of what every cluster's head has, and no CPU, so that all
+# of them are left to the stages.
+NO_CPU = {"node:__internal_head__": 0.001}
 MADE = ("documents", "midtrain", "aft", "evaluate")
 
 
@@ -155,7 +158,7 @@ def trial(config: dict[str, Any]) -> dict[str, float]:
     observer = Observer(sinks=[])
     launcher = runtime.RayLauncher(observer.progress)
     try:
-        records = run_dag(graph.targets, store, launcher, observer, cpus=config["cpus"])
+        records = run_dag(graph.stages, store, launcher, observer, cpus=config["cpus"])
     finally:
         launcher.close()
     facts: dict[str, Any] = {"wall_seconds": 0.0, "started": "", "finished": ""}
@@ -174,6 +177,7 @@ def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
     from ray import tune
 
     clock = time.monotonic()
+    points = [p for p, _ in search.trials()]
 
     class Lines(tune.Callback):  # type: ignore[misc]
         """One line on the terminal for each trial that ends."""
@@ -184,11 +188,11 @@ def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
             self, iteration: int, trials: list[Any], trial: Any, **_: Any
         ) -> None:
             self.done += 1
-            left = (time.monotonic() - clock) / self.done * (len(trials) - self.done)
+            left = (time.monotonic() - clock) / self.done * (len(points) - self.done)
             value = trial.last_result.get(search.metric, float("nan"))
             point = " ".join(f"{k}={v:g}" for k, v in trial.config["settings"].items())
             print(
-                f"  trial {self.done}/{len(trials)}: {point}: {search.metric} {value:.3f}; "
+                f"  trial {self.done}/{len(points)}: {point}: {search.metric} {value:.3f}; "
                 f"about {left:.0f} s left",
                 flush=True,
             )
@@ -197,10 +201,9 @@ def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
             self.done += 1
             print(f"  trial {self.done}: failed: {trial.config['settings']}", flush=True)
 
-    points = [p for p, _ in search.trials()]
     scratch = Path(store.work_dir(f"search-{search.name}"))
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"cpu": 0}),
+        tune.with_resources(trial, NO_CPU),
         param_space={
             "experiment": search.experiment,
             "settings": tune.grid_search(points),
