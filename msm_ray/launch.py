@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from msm_ray.stage import StageFailed
 
+STARTING_SECONDS = 60.0
 EXCLUDED = [".git", ".venv", "msm-store", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"]
 
 
@@ -192,10 +193,7 @@ def submit(arguments: argparse.Namespace) -> int:
     command += [f"--set={setting}" for setting in arguments.settings]
     command += ["--address", "auto"]
     client = _connect(address)
-    submission = client.submit_job(
-        entrypoint=shlex.join(command),
-        runtime_env={"working_dir": str(folder), "excludes": EXCLUDED},
-    )
+    submission = _submit(client, shlex.join(command), folder)
     print(f"submitted {submission} to {address}; store {store}", flush=True)
     try:
         return _follow(client, submission)
@@ -207,6 +205,22 @@ def submit(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def _submit(client: JobSubmissionClient, entrypoint: str, folder: Path) -> str:
+    """The submission's id. A head that has only just started takes jobs after some seconds."""
+    deadline = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            submission: str = client.submit_job(
+                entrypoint=entrypoint,
+                runtime_env={"working_dir": str(folder), "excludes": EXCLUDED},
+            )
+            return submission
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(2)
 
 
 def _python(address: str) -> str:
