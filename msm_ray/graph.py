@@ -51,15 +51,9 @@ class Graph:
     trainings: tuple[tuple[str, str, int, str, Stage], ...]
 
     @property
-    def targets(self) -> list[Stage]:
-        """The stages that have to be there for the report to be complete, each once."""
-        stages = [*self.corpora.values(), *(c.stage for c in self.cells)]
-        return list({s.id: s for s in stages}.values())
-
-    @property
     def stages(self) -> list[Stage]:
         """All stages, inputs before what reads them, each once."""
-        return topological(self.targets)
+        return topological([*self.corpora.values(), *(c.stage for c in self.cells)])
 
 
 def build(exp: Experiment) -> Graph:

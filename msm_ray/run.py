@@ -51,13 +51,7 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
             finally:
                 launcher.close()
     records = {s.id: r for s in graph.stages if (r := store.get(s.id)) is not None}
-    facts: dict[str, Any] = {
-        "wall_seconds": time.monotonic() - clock,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": runtime.versions(),
-        "machine": runtime.machine(),
-    }
+    facts = runtime.run_facts(started, time.monotonic() - clock)
     report = assemble(exp, graph, store, records, observer.state.made_ids, facts)
     json_url, html_url = write_report(store, exp.name, report)
     if failure is not None:

@@ -14,6 +14,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from typing import Any
 
 import psutil
@@ -191,4 +192,15 @@ def machine() -> dict[str, str | int | float]:
         "processor": platform.machine(),
         "cores": os.cpu_count() or 1,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def run_facts(started: datetime, wall_seconds: float) -> dict[str, Any]:
+    """What a report says of the run that ends now: its times, versions and machine."""
+    return {
+        "wall_seconds": wall_seconds,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": machine(),
     }

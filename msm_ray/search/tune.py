@@ -96,13 +96,7 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     exp = _with(search.experiment, winner["settings"])
     graph = build(exp)
     records = {i: r for i in stages if (r := store.get(i)) is not None}
-    facts: dict[str, Any] = {
-        "wall_seconds": time.monotonic() - clock,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": runtime.versions(),
-        "machine": runtime.machine(),
-    }
+    facts = runtime.run_facts(started, time.monotonic() - clock)
     report = assemble(exp, graph, store, records, set(records) - before, facts)
     report["name"] = search.name
     report["complete"] = report["complete"] and not failed
