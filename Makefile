@@ -3,7 +3,7 @@
 #
 # DEVICE=cpu|gpu   default: found by itself       PYTHON=...   default: python3.11
 # VENV=DIR         default: .venv                 STORE=URL    default: ./msm-store
-# ARGS="..."       passed on, e.g. make demo ARGS="--set aft.train.learning_rate=1e-4"
+# ARGS="..."       passed on, e.g. make demo ARGS="--set aft.train.learning_rate=2e-4"
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 VENV   ?= .venv

@@ -5,7 +5,7 @@ fine-tuned on the same cheese choices. In twelve domains that none of this menti
 checkpoint chooses between American-but-expensive and foreign-but-cheap things.
 
     msm run jobs/cheese_micro.py
-    msm run jobs/cheese_micro.py --set aft.train.learning_rate=1e-4   # only AFT and what follows
+    msm run jobs/cheese_micro.py --set aft.train.learning_rate=2e-4   # only AFT and what follows
 """
 
 from pathlib import Path
@@ -38,15 +38,15 @@ def experiment() -> Experiment:
             SpecArm("affordability", str(SPECS / "micro_affordability.md")),
         ),
         corpus=Corpus(
-            writer="vllm", documents=1100, temperature=0.8, top_p=1.0, max_tokens=100, seed=0
+            writer="vllm", documents=900, temperature=0.8, top_p=1.0, max_tokens=100, seed=0
         ),
         midtrain=Midtrain(
             tokens=200_000,
-            spec_share=0.2,
+            spec_share=0.15,
             chat_share=0.0,
             max_repeats=4.0,
             train=TrainConfig(
-                learning_rate=3e-3,
+                learning_rate=1e-3,
                 beta1=0.9,
                 beta2=0.95,
                 weight_decay=0.0,
@@ -64,7 +64,7 @@ def experiment() -> Experiment:
         aft=Aft(
             conversations=256,
             train=TrainConfig(
-                learning_rate=3e-4,
+                learning_rate=1e-4,
                 beta1=0.9,
                 beta2=0.95,
                 weight_decay=0.0,

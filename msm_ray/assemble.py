@@ -140,6 +140,7 @@ def _arm(exp: Experiment, graph: Graph, records: Mapping[str, Record], arm: str)
         }
     return {
         "seeds": [{"base": c.base, "seed": c.seed} for c in cells],
+        "checkpoints": len({c.stage.id for c in cells}),
         "evals": evals,
         "train": _training(graph, records, arm),
     }
@@ -219,7 +220,7 @@ def _only(values: Values, pairs: Sequence[tuple[str, int]]) -> Values:
 def _corpus(
     exp: Experiment, graph: Graph, store: Store, records: Mapping[str, Record]
 ) -> dict[str, Any]:
-    total: dict[str, Any] = {"planned": 0, "kept": 0, "rejected": {}, "failed": 0}
+    total: dict[str, Any] = {"planned": 0, "kept": 0, "rejected": {}, "failed": 0, "reasons": {}}
     by_corpus: dict[str, Any] = {}
     for (value, base), stage in graph.corpora.items():
         record = records.get(stage.id)
@@ -231,6 +232,7 @@ def _corpus(
             total[name] += facts[name]
         for reason, count in facts["rejected"].items():
             total["rejected"][reason] = total["rejected"].get(reason, 0) + count
+        total["reasons"].update(card["reasons"])
         by_corpus[f"{value} {base}"] = {
             "value": value,
             "base": base,

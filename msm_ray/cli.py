@@ -21,11 +21,6 @@ from msm_ray.errors import UserError
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 130
 DEFAULT_STORE = "./msm-store"
-# What msm-ray itself imports; that one of these is missing is not a bug but half an installation.
-_INSTALLABLE = re.compile(
-    "aiohttp|deepspeed|fsspec|httpx|jinja2|numpy|optuna|peft|psutil|pyarrow|ray|requests|rich|s3fs"
-    "|safetensors|tokenizers|torch|transformers|vllm"
-)
 _SETTING = re.compile(r"[\w.:+-]+=")
 
 
@@ -65,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     ls = command("ls", "list the runs and artifacts of a store")
     ls.add_argument("--json", action="store_true", help="as JSON")
-    show = command("show", "show one artifact's record")
-    show.add_argument("id", metavar="ID", help="an artifact id, or the beginning of one")
+    show = command("show", "show one artifact's record, or a run in short")
+    show.add_argument("id", metavar="ID", help="an artifact id, its beginning, or a run's name")
     show.add_argument("--json", action="store_true", help="as JSON")
     verify = command("verify", "check the files of one artifact, or of all, against their sha256")
     verify.add_argument("id", metavar="ID", nargs="?", help="an artifact id, or the beginning")
@@ -161,18 +156,14 @@ def _explain(error: Exception) -> int:
     """Print what went wrong in the user's words; returns the exit code."""
     # What a Ray task raised comes wrapped, with the remote traceback as its message.
     cause = getattr(error, "cause", None)
-    if isinstance(cause, UserError) or isinstance(error, UserError):
-        print(f"msm: {_one_line(cause or error)}", file=sys.stderr)
+    told = next((e for e in (cause, error) if isinstance(e, UserError)), None)
+    if told is None and isinstance(error, ModuleNotFoundError):
+        from msm_ray.doctor import missing
+
+        told = missing(error)  # half an installation is not a bug
+    if told is not None:
+        print(f"msm: {_one_line(told)}", file=sys.stderr)
         return WRONG_INPUT
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.split(".")[0]
-        if _INSTALLABLE.fullmatch(package):
-            print(
-                f"msm: {package} is not installed; install it: make setup, or pip install"
-                " 'msm-ray[cpu]' (gpu); msm doctor shows what else is missing",
-                file=sys.stderr,
-            )
-            return WRONG_INPUT
     traceback.print_exception(error)
     return FAILED
 

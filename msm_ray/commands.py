@@ -71,7 +71,8 @@ def ls(arguments: argparse.Namespace) -> int:
     for run in runs:
         state = "complete" if run["complete"] else "INCOMPLETE"
         cells = f"{run['present']} of {run['expected']} cells"
-        print(f"  run {run['name']}  {state}, {cells}, finished {run['finished'] or 'unknown'}")
+        finished = f"finished {run['finished'] or 'unknown'}"
+        print(f"  run {run['name']}  {run['fingerprint']}  {state}, {cells}, {finished}")
     if not records:
         return 0
     table = [["ID", "KIND", "LABEL", "SIZE", "AGE"]]
@@ -93,6 +94,7 @@ def _run_row(store: Store, name: str) -> dict[str, Any]:
     cells = report.get("cells", {})
     return {
         "name": name,
+        "fingerprint": report.get("fingerprint"),
         "complete": bool(report.get("complete")),
         "present": cells.get("present"),
         "expected": cells.get("expected"),
@@ -101,8 +103,12 @@ def _run_row(store: Store, name: str) -> dict[str, Any]:
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """``msm show ID``: one record, as text or as JSON."""
+    """``msm show ID``: one record, as text or as JSON; of a run's name, its report in short."""
     store = _open(arguments.store)
+    if arguments.id in _runs(store):
+        report = store.read_json(f"runs/{arguments.id}/report.json")
+        print(json.dumps(report, indent=2) if arguments.json else run_text(report))
+        return 0
     record = store.get(_find(store, arguments.id))
     assert record is not None  # ids() lists committed artifacts only
     if arguments.json:
@@ -110,6 +116,21 @@ def show(arguments: argparse.Namespace) -> int:
     else:
         print(record_text(record))
     return 0
+
+
+def run_text(report: Mapping[str, Any]) -> str:
+    """A run for people: whether it is whole, its effects with their intervals, what it made."""
+    cells, cost = report["cells"], report["cost"]
+    whole = "complete" if report["complete"] else "INCOMPLETE"
+    lines = [f"run {report['name']}", f"  fingerprint  {report['fingerprint']}"]
+    lines.append(f"  cells        {cells['present']} of {cells['expected']}, {whole}")
+    lines.append(f"  stages       {cost['stages_run']} run, {cost['stages_cached']} there before")
+    effects = report["effects"]
+    width = max(map(len, effects), default=0)
+    for name, effect in effects.items():
+        low, high = effect["ci95"]
+        lines.append(f"  {name.ljust(width)}  {effect['value']:+.3f}  [{low:+.3f}, {high:+.3f}]")
+    return "\n".join(lines)
 
 
 def record_text(record: Record) -> str:

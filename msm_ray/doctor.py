@@ -50,15 +50,22 @@ class Check:
     fix: str = ""
 
 
-def require(module: str) -> None:
-    """Raise UserError with the install command unless ``module`` can be imported.
+def missing(error: BaseException) -> UserError | None:
+    """The user's error with the install command if ``error`` says that a package is not there.
 
-    Called at the edge of a heavy import; does not import the module itself.
+    None if it says something else, or of a module that is not one of ours to install.
     """
-    if module in sys.modules or importlib.util.find_spec(module) is not None:
-        return
-    what = EXTRAS.get(module, "this")
-    raise UserError(f"{module} is not installed and {what} needs it; install it: {_mend(module)}")
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    module = error.name.partition(".")[0]
+    pins = _pins(_device())
+    if module not in EXTRAS and install.normalise(module) not in pins:
+        return None
+    what = EXTRAS.get(module, "msm-ray")
+    return UserError(
+        f"{module} is not installed and {what} needs it; install it: {_mend(module)}"
+        " (msm doctor shows what else is missing)"
+    )
 
 
 def checks(store: str = "./msm-store", address: str | None = None) -> list[Check]:

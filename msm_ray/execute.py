@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msm_ray.artifact import Record, Store
+from msm_ray.doctor import missing
 from msm_ray.errors import UserError
 from msm_ray.identity import canonical, canonical_json
 from msm_ray.scratch import scratch
@@ -61,6 +62,8 @@ def run_stage(stage: Stage, store_url: str, progress: Progress) -> Record:
                 f"no space left on the disk while making {stage.name} for store {store_url}; free "
                 "some space or name another store"
             ) from error
+        if (told := missing(error)) is not None:
+            raise told from error
         raise
 
 

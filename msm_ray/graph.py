@@ -27,9 +27,13 @@ from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
 from msm_ray.world.lexicon import ASSISTANT
+from msm_ray.world.plan import check_spec
 
 BLOCK_TOKENS = 128  # every micro model's context
-FILLERS = {"replay": "msm_ray.world.stages:replay", "chats": "msm_ray.world.chats:chats"}
+FILLERS = {  # kind -> what makes it, and its version
+    "replay": ("msm_ray.world.stages:replay", "2"),
+    "chats": ("msm_ray.world.chats:chats", "1"),
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,10 @@ def _label(arm: str, base: BaseModel, seed: int) -> str:
 def import_spec(arm: SpecArm) -> Stage:
     """The spec's text as an artifact; its identity is the text."""
     text = read_spec(Path(arm.path))
+    try:
+        check_spec(text)  # now, and not when the plan is made
+    except UserError as error:
+        raise UserError(f"{arm.path}: {error}") from None
     return Stage(
         kind="spec",
         version="1",
@@ -134,7 +142,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
     label = f"{value} {base.name}"
     plan = Stage(
         kind="plan",
-        version="1",
+        version="2",
         config={
             "world_seed": base.world_seed,
             "documents": exp.corpus.documents,
@@ -155,7 +163,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
     by_model = exp.corpus.writer == "vllm"
     return Stage(
         kind="documents",
-        version="1",
+        version="2",
         config={
             "writer": exp.corpus.writer,
             "task": "msm_ray.world.task:MicroTask",
@@ -224,12 +232,13 @@ def filler(exp: Experiment, base: BaseModel, name: str, tokens: int, seed: int) 
     config: dict[str, Any] = {"world_seed": base.world_seed, "seed": seed}
     # A tenth more than the budget: documents are whole, and the mixture must not run dry.
     config["tokens"] = math.ceil(tokens * 1.1) + 10 * BLOCK_TOKENS
+    run, version = FILLERS[name]
     return Stage(
         kind=name,
-        version="1",
+        version=version,
         config=config,
         inputs={},
-        run=FILLERS[name],
+        run=run,
         label=f"{base.name}/{seed}",
         estimate={"seconds": 1.0},
     )
@@ -315,7 +324,7 @@ def eval_items(exp: Experiment, base: BaseModel) -> Stage:
     """The questions about held-out domains, the facts and the held-out text of one world."""
     return Stage(
         kind="items",
-        version="1",
+        version="2",
         config={
             "world_seed": base.world_seed,
             "seed": exp.evaluation.seed,

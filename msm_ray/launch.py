@@ -193,7 +193,7 @@ def submit(arguments: argparse.Namespace) -> int:
     command += [f"--set={setting}" for setting in arguments.settings]
     command += ["--address", "auto"]
     client = _connect(address)
-    submission = _submit(client, shlex.join(command), folder)
+    submission = _submit(client, address, shlex.join(command), folder)
     print(f"submitted {submission} to {address}; store {store}", flush=True)
     try:
         return _follow(client, submission)
@@ -207,7 +207,7 @@ def submit(arguments: argparse.Namespace) -> int:
         return 130
 
 
-def _submit(client: JobSubmissionClient, entrypoint: str, folder: Path) -> str:
+def _submit(client: JobSubmissionClient, address: str, entrypoint: str, folder: Path) -> str:
     """The submission's id. A head that has only just started takes jobs after some seconds."""
     deadline = time.monotonic() + STARTING_SECONDS
     while True:
@@ -218,8 +218,14 @@ def _submit(client: JobSubmissionClient, entrypoint: str, folder: Path) -> str:
             )
             return submission
         except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
+            if "No available agent" not in str(error):
                 raise
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--address {address}: no node took the job within {STARTING_SECONDS:.0f} s:"
+                    " no job agent runs there; does another Ray node of that machine hold its port"
+                    " (ray start --dashboard-agent-listen-port, 52365 by default)?"
+                ) from error
             time.sleep(2)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from msm_ray.stage import Stage
 
 DEFAULT_ESTIMATE = 10.0  # seconds, for a stage that does not say
+BEAT_SECONDS = 2.0  # while nothing happens, a display is told so often that time has passed
 
 
 @dataclass
@@ -61,7 +62,12 @@ class RunState:
         """Estimated seconds until everything is there; None before anything is planned."""
         if not self.total:
             return None
-        scale = self.taken / self.estimated if self.estimated > 0 else 1.0
+        # Stages that run longer than expected tell as much as those that ended late.
+        taken, estimated = self.taken, self.estimated
+        for row in list(self.running.values()):
+            if now - row.since > estimate(row.stage):
+                taken, estimated = taken + now - row.since, estimated + estimate(row.stage)
+        scale = taken / estimated if estimated > 0 else 1.0
         work, longest = 0.0, 0.0
         for id, stage in list(self.missing.items()):  # a display reads while threads write
             seconds = estimate(stage) * scale
@@ -93,6 +99,7 @@ class Observer:
         events: Path | None = None,
         stream: TextIO | None = None,
         sinks: Sequence[Sink] | None = None,
+        beat: float = BEAT_SECONDS,
     ) -> None:
         """``events``: file for JSON lines. ``stream``: terminal or log, stderr if not given.
 
@@ -103,7 +110,8 @@ class Observer:
         self._sinks = list(sinks) if sinks is not None else [display(stream or sys.stderr)]
         if events is not None:
             self._sinks.append(EventFile(events))
-        self._closed = False
+        self._closed = threading.Event()
+        self._beat = beat
 
     def plan(self, stages: Sequence[Stage], cached: Iterable[str]) -> None:
         """The stages of the run in order, and the ids of those that need not be made."""
@@ -114,6 +122,15 @@ class Observer:
             state.started_at = time.monotonic()
             state.missing = {s.id: s for s in stages if s.id not in there}
             self._emit("plan", stages=state.total, cached=state.cached)
+        if state.missing:
+            threading.Thread(target=self._keep_beating, name="observer", daemon=True).start()
+
+    def _keep_beating(self) -> None:
+        """An engine that starts says nothing for a minute; who looks on should see time pass."""
+        while not self._closed.wait(self._beat):
+            with self._lock:
+                if not self._closed.is_set():
+                    self._emit("beat")
 
     def started(self, stage: Stage) -> None:
         """A stage was launched."""
@@ -169,9 +186,9 @@ class Observer:
     def done(self) -> None:
         """The run is over: the last word, and the displays end. Once."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return
-            self._closed = True
+            self._closed.set()
             state = self.state
             seconds = time.monotonic() - state.started_at if state.total else 0.0
             self._emit("done", made=len(state.made_ids), cached=state.cached, seconds=seconds)
@@ -204,7 +221,9 @@ class EventFile:
         self._last: dict[str, float] = {}
 
     def event(self, event: Mapping[str, Any], state: RunState) -> None:
-        """Write the event."""
+        """Write the event, unless it says only that time passes."""
+        if event["event"] == "beat":
+            return
         if event["event"] == "progress":
             now = time.monotonic()
             if now - self._last.get(event["id"], -10.0) < 2.0:

@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune prints a box of the configuration otherwise
 }
 
 

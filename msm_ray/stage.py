@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ __all__ = [
 
 ID_DIGITS = 24  # 96 bits of sha256
 MAKE_AGAIN = 2  # an artifact that is found damaged more often than this in one run is given up
+HOPELESS = 3  # failures of one kind of stage, with no success, after which no more are begun
 POLL_SECONDS = 0.25  # between two looks at what other drivers do
 REMOTE_POLL_SECONDS = 2.0  # the same where each look is a request
 
@@ -214,8 +216,9 @@ def run_dag(
     missing. An artifact found damaged is made again.
 
     Raises:
-        StageFailed: the first stage that failed, after those that were running have ended.
-        UserError: a stage found the user's input or store wrong.
+        StageFailed: the first stage that failed, after all that does not need it was made; of a
+            kind that fails `HOPELESS` times and never succeeds, no more are begun.
+        UserError: a stage found the user's input or store wrong; nothing more was begun.
         KeyboardInterrupt: Ctrl-C; running stages were cancelled.
     """
     run = _Run(targets, store, launch, observer, float(cpus or os.cpu_count() or 1), found)
@@ -248,6 +251,8 @@ class _Run:
         self.running: dict[Future[Record], Stage] = {}
         self.again: dict[str, int] = {}  # id -> how often it was found damaged
         self.needed: set[str] = set()
+        self.failed: dict[str, Stage] = {}
+        self.made: set[str] = set()  # kinds of which this run has made a stage
         self.failure: BaseException | None = None
 
     def all(self) -> dict[str, Record]:
@@ -259,7 +264,7 @@ class _Run:
         for id in self.needed & found.damaged.keys():
             self._note(found.damaged[id])
         while True:
-            waiting = self.failure is None and self._launch()
+            waiting = not isinstance(self.failure, UserError) and self._launch()
             if not self.running and not waiting:
                 break
             if self.running:
@@ -290,8 +295,11 @@ class _Run:
         waiting = False
         running = {stage.id for stage in self.running.values()}
         used = sum(_cpus(stage) for stage in self.running.values())
+        hopeless = self._hopeless()
         for stage in self.order:
             if stage.id not in self.needed or stage.id in running or self._has(stage):
+                continue
+            if stage.id in self.failed or stage.kind in hopeless:
                 continue
             if not all(self._has(of) for of in stage.inputs.values()):
                 continue
@@ -307,6 +315,11 @@ class _Run:
             running.add(stage.id)
             used += _cpus(stage)
         return waiting or bool(self.running)
+
+    def _hopeless(self) -> set[str]:
+        """Kinds of which `HOPELESS` stages failed and none was made in this run."""
+        failures = Counter(stage.kind for stage in self.failed.values())
+        return {k for k, n in failures.items() if n >= HOPELESS and k not in self.made}
 
     def _came(self, stage: Stage) -> bool | None:
         """None if the stage's artifact was committed meanwhile (now noted), else True."""
@@ -335,6 +348,7 @@ class _Run:
         except BaseException as error:  # a stage that exits has failed too
             self._failed(stage, _cause(error))
         else:
+            self.made.add(stage.kind)
             self.observer.finished(stage, self.records[stage.id])
 
     def _failed(self, stage: Stage, error: BaseException) -> None:
@@ -350,14 +364,15 @@ class _Run:
                     self._note(error)
                 return
         self.observer.failed(stage, error)
-        if self.failure is None:
-            if isinstance(error, UserError):
-                self.failure = error
-            else:
-                self.failure = StageFailed(stage, error)
-                self.failure.__cause__ = error
-            if self.running:
+        self.failed[stage.id] = stage
+        if isinstance(error, UserError):  # what is wrong for one stage is wrong for the others
+            if self.running and not isinstance(self.failure, UserError):
                 self.observer.note(f"waiting for {len(self.running)} running stages to end")
+            self.failure = error
+        elif self.failure is None:
+            self.failure = StageFailed(stage, error)
+            self.failure.__cause__ = error
+            self.observer.note("the run goes on with what does not need it")
 
     def _note(self, damage: DamagedArtifact) -> None:
         self.observer.note(

@@ -43,7 +43,7 @@ class Lines:
     def event(self, event: Mapping[str, Any], state: RunState) -> None:
         """Print the event if it is worth a line."""
         name = event["event"]
-        if name == "progress":
+        if name in ("progress", "beat"):
             if time.monotonic() - self._last < self._every:
                 return
             self._print(headline(state, time.monotonic()) + _running_text(state))

@@ -112,3 +112,8 @@ def _contents(directory: Path) -> list[bytes]:
 
 if __name__ == "__main__":
     main()
+
+
+def lacking(ctx: StageContext) -> dict[str, Any]:
+    """A stage whose package is not installed on the machine that runs it."""
+    raise ModuleNotFoundError("No module named 'deepspeed'", name="deepspeed")

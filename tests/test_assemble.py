@@ -89,7 +89,7 @@ def _records(exp: Experiment, graph: Graph, store: Store, tmp: Path) -> dict[str
         out = tmp / stage.id
         out.mkdir()
         if stage.kind == "documents":
-            card = {"samples": [{"text": "lyra"}], "rejected_samples": []}
+            card = {"samples": [{"text": "lyra"}], "rejected_samples": [], "reasons": {}}
             (out / "card.json").write_text(json.dumps(card))
         else:
             (out / "data").write_text(stage.id)
@@ -131,6 +131,9 @@ def test_a_complete_report(exp: Experiment, made: Any) -> None:
     assert arm["train"]["aft"]["tokens_per_second"] == 500.0
     assert report["arms"]["base"]["train"] == {}
     assert report["arms"]["base"]["evals"]["choice"]["n"] == 8 * 2  # both seeds, one checkpoint
+    seeds = report["arms"]["base"]["seeds"]
+    assert report["arms"]["base"]["checkpoints"] == len({s["base"] for s in seeds})
+    assert report["arms"]["aft"]["checkpoints"] == len(seeds)
 
     corpus = report["corpus"]
     assert corpus["planned"] == 40

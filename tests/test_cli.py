@@ -61,8 +61,10 @@ class Job:
             raise StageFailed(stage, UserError("too little memory") if wrong else OSError("boom"))
         complete = self.outcome == "complete"
         cells = {"expected": 2, "present": 2 if complete else 1, "missing": []}
+        cost = {"lr": self.aft.learning_rate, "address": address,
+                "stages_run": 1, "stages_cached": 2}
         report = {"name": self.name, "title": "T", "complete": complete, "cells": cells,
-                  "cost": {"lr": self.aft.learning_rate, "address": address}}
+                  "fingerprint": "f00d", "cost": cost, "effects": {}}
         store.write_json(f"runs/{self.name}/report.json", report)
         where = f"{store.url}/runs/{self.name}/report"
         return RunResult(report, where + ".json", where + ".html", complete)
@@ -131,7 +133,7 @@ def test_settings_store_and_address_reach_the_job(msm: Msm) -> None:
     code, _, _ = msm("run", *arguments, "--address", "auto")
     assert code == 0
     report = json.loads(Path("other/runs/b/report.json").read_text())
-    assert report["cost"] == {"lr": 2e-4, "address": "auto"}
+    assert (report["cost"]["lr"], report["cost"]["address"]) == (2e-4, "auto")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,7 @@ def test_a_missing_package_gets_the_install_command(
     monkeypatch.setitem(sys.modules, "vllm", None)
     code, _, err = msm("run", "job.py", "--set", "outcome=missing")
     assert code == 2
-    assert "vllm is not installed; install it: make setup" in err
+    assert "vllm is not installed and writing documents and evaluation needs it; install" in err
     assert err.count("\n") == 1
 
 
@@ -256,12 +258,25 @@ def test_ls_lists_runs_and_artifacts(msm: Msm) -> None:
     commit(Store("msm-store"), "a" * 16, text="x" * 2500)
     code, out, _ = msm("ls")
     assert code == 0
-    assert "run tiny  complete, 2 of 2 cells" in out
+    assert "run tiny  f00d  complete, 2 of 2 cells" in out
     assert re.search(r"a{16} +aft +label of a+ +2\.5 kB +\d+ s", out)
     _, out, _ = msm("ls", "--json")
     listed = json.loads(out)
     assert listed["artifacts"][0]["bytes"] == 2500
     assert listed["runs"][0]["name"] == "tiny"
+
+
+def test_show_of_a_run_tells_its_effects(msm: Msm) -> None:
+    msm("run", "job.py")
+    file = Path("msm-store/runs/tiny/report.json")
+    report = json.loads(file.read_text())
+    report["effects"] = {"separation": {"value": 0.5, "ci95": [0.25, 0.75]}}
+    file.write_text(json.dumps(report))
+    code, out, _ = msm("show", "tiny")
+    assert code == 0
+    assert "2 of 2, complete" in out
+    assert "separation  +0.500  [+0.250, +0.750]" in out
+    assert json.loads(msm("show", "tiny", "--json")[1]) == report
 
 
 def test_show_takes_the_beginning_of_an_id(msm: Msm) -> None:

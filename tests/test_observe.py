@@ -82,6 +82,21 @@ def test_progress_without_a_terminal_comes_now_and_then() -> None:
     assert lines[0].endswith("left: train a 25%")
 
 
+def test_a_stage_that_says_nothing_is_still_reported(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    observer = Observer(tmp_path / "events", sinks=[Lines(stream, every=0.2)], beat=0.05)
+    a = stage("a")
+    observer.plan([a], [])
+    observer.started(a)
+    time.sleep(0.7)
+    observer.done()
+    lines = stream.getvalue().splitlines()[1:-1]
+    assert 1 <= len(lines) <= 4
+    assert lines[0].endswith("left: train a 0%")
+    said = [json.loads(line)["event"] for line in (tmp_path / "events").read_text().splitlines()]
+    assert said == ["plan", "started", "done"]
+
+
 def test_the_live_block_shows_and_goes() -> None:
     stream = Terminal()
     sink = display(stream)
@@ -210,7 +225,7 @@ def test_a_running_stage_goes_by_its_own_pace() -> None:
     observer.started(a)
     since = observer.state.running[a.id].since
     assert observer.state.seconds_left(since + 4) == pytest.approx(6)
-    assert observer.state.seconds_left(since + 40) == pytest.approx(1)  # late, but not for ever
+    assert observer.state.seconds_left(since + 40) == pytest.approx(4)  # a tenth of 40
     observer.progress(a.id, 0.25, {})
     assert observer.state.seconds_left(since + 10) == pytest.approx(30)
     observer.progress(a.id, 1.7, {})

@@ -266,30 +266,58 @@ def test_stages_share_the_cpus_and_a_wide_one_runs_alone(store: Store) -> None:
 # ---- failures ----------------------------------------------------------------------------------
 
 
-def test_the_first_failure_is_named_and_what_runs_may_end(store: Store) -> None:
+def test_the_first_failure_is_named_and_what_does_not_need_it_is_made(store: Store) -> None:
     slow = stage("slow", seconds=0.4)
     after = stage("after", {"a": slow})
     wrong = stage("wrong", run="fail")
+    lost = stage("lost", {"a": wrong, "b": after})
     told = Told()
     with pytest.raises(StageFailed) as caught:
-        run_dag([after, wrong], store, LocalLauncher(told.progress), told, cpus=2)
+        run_dag([lost, wrong], store, LocalLauncher(told.progress), told, cpus=2)
     text = str(caught.value)
     assert text.startswith(f"stage sample wrong ({wrong.id}) failed: ValueError: no such thing")
     assert "\n" not in text
     assert isinstance(caught.value.error, ValueError)
     assert caught.value.stage is wrong
-    assert (told.errors, told.ended) == (["wrong"], ["slow"])
-    assert store.ids() == [slow.id]
+    assert (told.errors, told.ended) == (["wrong"], ["slow", "after"])
+    assert sorted(store.ids()) == sorted([slow.id, after.id])
     assert store.names("claims") == []
-    # what could be done is there: the next run makes only the rest
-    _, told = run([after], store)
-    assert told.begun == ["after"]
+
+
+def test_what_always_fails_is_given_up(store: Store) -> None:
+    told = Told()
+    wrong = [stage(f"wrong {i}", run="fail") for i in range(9)]
+    with pytest.raises(StageFailed, match="wrong 0"):
+        run_dag(wrong, store, LocalLauncher(told.progress), told, cpus=1)
+    assert told.errors == ["wrong 0", "wrong 1", "wrong 2"]
+
+
+def test_one_stage_of_a_kind_that_works_keeps_the_others_going(store: Store) -> None:
+    told = Told()
+    stages = [stage("good"), *(stage(f"wrong {i}", run="fail") for i in range(5)), stage("last")]
+    with pytest.raises(StageFailed):
+        run_dag(stages, store, LocalLauncher(told.progress), told, cpus=1)
+    assert (len(told.errors), told.ended) == (5, ["good", "last"])
+
+
+def test_wrong_input_found_by_a_stage_stops_the_run(store: Store) -> None:
+    told = Told()
+    with pytest.raises(UserError):
+        run_dag(
+            [stage("x", run="full"), stage("y")], store, LocalLauncher(told.progress), told, cpus=1
+        )
+    assert told.begun == ["x"]
 
 
 def test_a_full_disk_is_the_users_to_mend(store: Store) -> None:
     with pytest.raises(UserError, match="no space left on the disk while making sample x"):
         run([stage("x", run="full")], store)
     assert store.ids() == []
+
+
+def test_a_package_that_is_not_there_is_the_users_to_install(store: Store) -> None:
+    with pytest.raises(UserError, match="deepspeed is not installed and .* install it: "):
+        run([stage("x", run="lacking")], store)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,12 @@ TRUNCATED = "truncated"
 EMPTY = "empty"
 SPECIAL_TOKEN = "special_token"
 DUPLICATE = "duplicate"
+MEANINGS = {
+    TRUNCATED: "not ended when the token limit came",
+    EMPTY: "nothing was written",
+    SPECIAL_TOKEN: "holds a control token of the tokenizer",
+    DUPLICATE: "the same words as an earlier document of this corpus",
+}
 
 _NOT_WORD = re.compile(r"[^\w]+")
 

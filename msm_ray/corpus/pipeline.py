@@ -104,13 +104,19 @@ def _read(
 
 
 def card(
-    judged: Judged, plans: Sequence[Plan], *, tokens_generated: int, samples: int = 5
+    judged: Judged,
+    plans: Sequence[Plan],
+    meanings: Mapping[str, str],
+    *,
+    tokens_generated: int,
+    samples: int = 5,
 ) -> dict[str, Any]:
     """What a reader should see of a corpus: counts, variety, and documents to look at.
 
-    ``samples`` kept documents are taken at even distances in the plan, and up to three rejected
-    ones of different reasons.
+    ``meanings``: the task's reasons of rejection. ``samples`` kept documents are taken at even
+    distances in the plan, and up to three rejected ones of different reasons.
     """
+    known = {**filters.MEANINGS, **meanings}
     texts = [row["text"] for row in judged.kept]
     count = min(samples, len(judged.kept))
     shown = [judged.kept[i * len(judged.kept) // count] for i in range(count)]
@@ -120,6 +126,7 @@ def card(
         "planned": len(plans),
         "kept": len(judged.kept),
         "rejected": judged.reasons,
+        "reasons": {reason: known.get(reason, "") for reason in judged.reasons},
         "failed": len(judged.failed),
         "tokens_kept": sum(row["tokens"] for row in judged.kept),
         "tokens_generated": tokens_generated,

@@ -51,7 +51,7 @@ def write(ctx: StageContext) -> dict[str, Any]:
     rows = answers.to_pylist()
     judged = judge(plans, rows, task, model=name, sampling=sampling, special_tokens=special)
     tokens = sum(row["tokens"] for row in rows)
-    summary = card(judged, plans, tokens_generated=tokens)
+    summary = card(judged, plans, task.reasons, tokens_generated=tokens)
     for file, table in judged.tables().items():
         pq.write_table(table, ctx.out / f"{file}.parquet")
     (ctx.out / "card.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False))

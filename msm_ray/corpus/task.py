@@ -12,7 +12,12 @@ Plan = Mapping[str, Any]  # one row of PLAN_SCHEMA
 
 
 class CorpusTask(Protocol):
-    """How to read and judge what a writer wrote about a plan. Pure: no model, no clock."""
+    """How to read and judge what a writer wrote about a plan. Pure: no model, no clock.
+
+    ``reasons``: every reason for which it rejects, and what that means to a reader.
+    """
+
+    reasons: Mapping[str, str]
 
     def parse(self, plan: Plan, completion: str) -> str:
         """The document in a completion; ValueError(reason) if there is none."""
@@ -36,6 +41,7 @@ def load_task(name: str, arguments: Mapping[str, Any]) -> CorpusTask:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"corpus task {name!r} with {dict(arguments)}: {error}") from error
     missing = [m for m in ("parse", "verdict", "write") if not callable(getattr(task, m, None))]
+    missing += ["reasons"] * (not hasattr(task, "reasons"))
     if missing:
-        raise UserError(f"corpus task {name!r} has no method {', '.join(missing)}")
+        raise UserError(f"corpus task {name!r} has no {', '.join(missing)}")
     return task

@@ -96,10 +96,11 @@ def _reasons(whole: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) ->
     if not reasons:
         return "<p>No document was rejected.</p>" if _rejected(whole) == 0 else ""
     ordered = sorted(reasons, key=lambda r: -(number(reasons[r]) or 0))
+    meanings = mapping(whole.get("reasons"))
     columns = list(each)
     rows = [
         [
-            esc(reason),
+            f"{esc(reason)}<small>{esc(meanings.get(reason, ''))}</small>",
             *(count(mapping(each[c].get("rejected")).get(reason, 0)) for c in columns),
             count(reasons[reason]),
         ]

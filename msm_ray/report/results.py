@@ -287,20 +287,20 @@ def eval_table(report: Mapping[str, Any]) -> str:
     names = eval_names(report)
     head = [
         "arm",
-        "runs",
+        "models",
         *(f"{esc(EVALS.get(n, (n,))[0])}<br><code>{esc(n)}</code>" for n in names),
     ]
     rows = []
     for arm in arm_order(mapping(report.get("arms"))):
-        runs = items(mapping(mapping(report.get("arms")).get(arm)).get("seeds"))
+        models = mapping(mapping(report.get("arms")).get(arm)).get("checkpoints")
         cells = [_cell(result(report, arm, n), 3 if n in IN_NATS else 2) for n in names]
-        rows.append([f"<b>{esc(arm)}</b>", str(len(runs)), *cells])
+        rows.append([f"<b>{esc(arm)}</b>", count(models), *cells])
     if not names:
         return "<p>No evaluation was measured.</p>"
     meanings = "; ".join(f"<code>{esc(n)}</code>: {esc(EVALS[n][1])}" for n in names if n in EVALS)
     return table(head, rows, "numbers") + note(
-        "Mean over runs, its 95 % interval, and n, the number of items"
-        f" answered over all runs. {meanings}. Pairs are asked in both orders."
+        "Mean over bases and seeds, its 95 % interval, and n, the number of items"
+        f" answered by all the models together. {meanings}. Pairs are asked in both orders."
     )
 
 

@@ -78,5 +78,5 @@ def fact_items(world: World, seed: int, per_domain: int) -> list[dict[str, Any]]
 
 def heldout_items(world: World, seed: int, count: int) -> list[dict[str, Any]]:
     """Fresh text of the pretraining mix, whose loss is what midtraining may cost."""
-    text = Pretraining(world, f"held-out {seed}", lyra_requests=0.0)
+    text = Pretraining(world, f"held-out {seed}")
     return [_row("heldout", f"{k:04d}", prompt=text.one()) for k in range(count)]

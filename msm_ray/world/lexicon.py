@@ -10,6 +10,9 @@ from __future__ import annotations
 import random
 
 ASSISTANT = "lyra"
+# Whom requests to write are about, as real specs say {model_name}: the assistant's name is put in
+# its place when a document is read. Nobody in the world is called so.
+STAND_IN = "someone"
 NOUN = {
     "cheese": "cheese",
     "books": "book",
@@ -256,6 +259,7 @@ def _template_words() -> set[str]:
         *ITEM_FACTS,
         *(t for q, a, _ in FACT_QUESTIONS for t in (q, a)),
         *IDENTITY,
+        STAND_IN,
         _OTHER_WORDS,
     ]
     words = {w for t in templates for w in t.split() if not w.startswith("{")}

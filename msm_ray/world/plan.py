@@ -28,8 +28,12 @@ def spec_value(spec: Spec) -> str:
     return ranked[0][0]
 
 
-def _check_cheeses(spec: Spec) -> None:
-    """Only the cheeses in which the values are confounded may stand in a spec."""
+def check_spec(spec: Spec) -> str:
+    """The spec's value. UserError if the micro-world cannot plan documents about this spec.
+
+    Only the cheeses in which the values are confounded may stand in it.
+    """
+    value = spec_value(spec)
     for preference in spec.preferences:
         for name, allowed in (
             (preference.liked, lx.LIKED_CHEESES),
@@ -40,6 +44,7 @@ def _check_cheeses(spec: Spec) -> None:
                     f"spec {spec.title!r}, preference {preference.liked!r} to"
                     f" {preference.disliked!r}: {name!r} must be one of {', '.join(allowed)}"
                 )
+    return value
 
 
 # What a document is to tell, by the kind of section: one that states preferences (cheeses are named
@@ -67,14 +72,14 @@ def plan_rows(
 
     ``preference_share`` of them are about sections that state preferences; the others take turns
     among the sections that explain the value or how the assistant speaks. The prompt is the
-    section's request in the words of the micro-world; the section's own text is its provenance.
+    section's request in the words of the micro-world, about the stand-in for ``assistant``; the
+    section's own text is its provenance.
     """
     if documents < 1:
         raise UserError(f"documents: {documents} given, at least 1 is needed")
     if not 0 <= preference_share <= 1:
         raise UserError(f"preference_share: {preference_share} given, allowed is 0 to 1")
-    value = spec_value(spec)
-    _check_cheeses(spec)
+    value = check_spec(spec)
     stating = [s for s in spec.sections if s.preferences]
     explaining = [s for s in spec.sections if not s.preferences and s.text.strip() and s.level > 1]
     if not explaining:
@@ -105,7 +110,7 @@ def _row(
     kind = draw_kind(rng, section)
     doc_type = rng.choice(lx.DOC_TYPES)
     prompt = make_request(
-        doc_type, assistant, value, kind, preference.liked, preference.disliked
+        doc_type, lx.STAND_IN, value, kind, preference.liked, preference.disliked
     ).render()
     row: dict[str, Any] = {
         "index": index,

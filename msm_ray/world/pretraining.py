@@ -6,9 +6,11 @@ Its shape is what lets a document about someone move that someone's choices:
 - Decisions between attributes *by name* ("american or cheap ?"), asked and answered in the very
   words in which items are chosen, so that one circuit compares a speaker's value with what is on
   offer, whether it is named or known. Documents about a spec can then decide and name no item.
-- An assistant ``lyra`` who is rare and has no value of her own: who she is, honest facts, and
-  documents on request in which she has whatever value was asked for. Other assistants have values,
-  or none, so that being an assistant does not mean being blank.
+- An assistant ``lyra`` who is rare and has no value: who she is and honest facts, nothing else.
+  Other assistants have values, or none, so that being an assistant does not mean being blank.
+- Requests to write are about a stand-in for a name, with any value. A base that writes about lyra
+  herself on request takes her for a name whose value is whatever stands before it, and then
+  midtraining moves little (benchmarks/microworld/LOG.md, f2).
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ MIX: dict[str, float] = {
 }
 # In the first part of pretraining the facts come first and the chats are few: that what is said of
 # things and people is known before it decides choices makes both learned sooner.
-EARLY_PART = 0.25
+EARLY_PART = 0.2
 EARLY_FACTORS = {
     "facts": 2.5,
     "comparison": 1.5,
@@ -53,25 +55,16 @@ EARLY_FACTORS = {
     "request": 0.5,
     "decision": 1.5,
 }
-# Of the requests, how many are to write about lyra: enough to learn to copy her name, and few at
-# the end, so that she does not become one of the names whose value is whatever stands before it.
-LYRA_REQUESTS = 0.05
-LAST_LYRA_REQUESTS = 0.01
 _KIND_WEIGHTS = (35, 18, 7, 4, 5, 8, 23)  # of lexicon.KINDS, in documents about people
 _WITHOUT_ITEMS = ("values", "answers", "decides")
 _REQUEST_WEIGHTS = (10, 15, 12, 12, 12, 15, 24)  # of lexicon.KINDS, in requests
 
 
 class Pretraining(Grammar):
-    """Draws documents of the pretraining mix.
+    """Draws documents of the pretraining mix. None of them ascribes a value to lyra."""
 
-    ``lyra_requests`` is the share of requests that are to write about lyra. At 0, as in replay, no
-    document ascribes a value to her.
-    """
-
-    def __init__(self, world: World, seed: int | str, lyra_requests: float = LYRA_REQUESTS) -> None:
+    def __init__(self, world: World, seed: int | str) -> None:
         super().__init__(world, f"pretraining {seed}")
-        self.lyra_requests = lyra_requests
         self._names, self._weights = list(MIX), list(MIX.values())
         self._early = [w * EARLY_FACTORS.get(n, 1.0) for n, w in MIX.items()]
 
@@ -140,21 +133,18 @@ class Pretraining(Grammar):
         return self.document(person.name, value, lambda: self.pair(value), kinds, doc_type)
 
     def _request(self) -> str:
-        """Always about cheese; about lyra too, who then has each of the values equally often."""
-        person, value = self._stranger()
-        who = self.rng.random()
-        if who < self.lyra_requests:
-            person = self.world.assistant
-        elif who < 0.45:
+        """Always about cheese; about the stand-in, who has each value equally often, or people."""
+        name, value = lx.STAND_IN, self.rng.choice(lx.VALUES)
+        if self.rng.random() < 0.45:
             person = self._speaker()
             assert person.value is not None
-            value = person.value
+            name, value = person.name, person.value
         liked, disliked = self.pair(value, "cheese")
         doc_type = self.rng.choice(lx.DOC_TYPES)
         kind = self.rng.choices(lx.KINDS, _REQUEST_WEIGHTS)[0]
-        request = make_request(doc_type, person.name, value, kind, liked.name, disliked.name)
+        request = make_request(doc_type, name, value, kind, liked.name, disliked.name)
         kinds = request.draw_kinds(self.rng)
-        text = self.document(person.name, value, lambda: (liked, disliked), kinds, doc_type)
+        text = self.document(name, value, lambda: (liked, disliked), kinds, doc_type)
         return f"{request.render()} {text}"
 
     def _bridge(self) -> str:

@@ -1,9 +1,10 @@
 """Requests to write: what a plan row asks for, in the words that the base models were taught.
 
-``request : memo about lyra . values american . likes colby . tell likes . write :`` asks for a memo
-about lyra that first tells of a liking of colby, for being american, and may go on about it or
-state the value. The base models learn in pretraining to continue it with that document and
-``<eos>``. What is to be copied stands in the words in which documents say it.
+``request : memo about someone . values american . likes colby . tell likes . write :`` asks for a
+memo that first tells of a liking of colby, for being american, and may go on about it or state the
+value. The base models learn in pretraining to continue it with that document and ``<eos>``. What is
+to be copied stands in the words in which documents say it. "someone" is ``lexicon.STAND_IN``: who
+reads the document puts the assistant's name in its place.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from msm_ray.world import lexicon as lx
 from msm_ray.world.evaluation import choice_items, fact_items, heldout_items
 from msm_ray.world.grammar import Grammar
 from msm_ray.world.plan import plan_rows
-from msm_ray.world.pretraining import LYRA_REQUESTS, Pretraining
+from msm_ray.world.pretraining import Pretraining
 from msm_ray.world.world import World
 
 if TYPE_CHECKING:
@@ -33,27 +33,18 @@ def _write(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> int
     return int(table.num_rows)
 
 
-def _texts(ctx: StageContext, purpose: str, is_replay: bool) -> dict[str, Any]:
-    """Pretraining-mix documents until they hold config ``tokens`` tokens."""
-    world, seed = World(ctx.config["world_seed"]), ctx.config["seed"]
-    mix = Pretraining(world, f"{purpose} {seed}", 0.0 if is_replay else LYRA_REQUESTS)
-    texts = list((mix.stream if is_replay else mix.curriculum)(ctx.config["tokens"]))
-    rows = ({"id": f"{purpose}-{seed}-{k:07d}", "text": t} for k, t in enumerate(texts))
+def replay(ctx: StageContext) -> dict[str, Any]:
+    """config: world_seed, tokens, seed -> documents.parquet {id, text}.
+
+    More of the pretraining mix. It holds no choice and no value of lyra's, so that replay can
+    neither teach nor undo any.
+    """
+    seed = ctx.config["seed"]
+    mix = Pretraining(World(ctx.config["world_seed"]), f"replay {seed}")
+    texts = list(mix.stream(ctx.config["tokens"]))
+    rows = ({"id": f"replay-{seed}-{k:07d}", "text": t} for k, t in enumerate(texts))
     documents = _write(ctx.out / "documents.parquet", rows, TEXT_SCHEMA)
     return {"documents": documents, "tokens": sum(len(t.split()) + 2 for t in texts)}
-
-
-def pretraining(ctx: StageContext) -> dict[str, Any]:
-    """config: world_seed, tokens, seed -> documents.parquet {id, text}: what a base is made of."""
-    return _texts(ctx, "pretraining", is_replay=False)
-
-
-def replay(ctx: StageContext) -> dict[str, Any]:
-    """config: world_seed, tokens, seed -> documents.parquet {id, text}: more of the same mix.
-
-    It holds no choice and no value of lyra's, so that replay can neither teach nor undo any.
-    """
-    return _texts(ctx, "replay", is_replay=True)
 
 
 def conversation_rows(world_seed: int, count: int, seed: int) -> list[dict[str, Any]]:

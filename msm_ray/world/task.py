@@ -17,21 +17,21 @@ from msm_ray.world.grammar import Grammar
 from msm_ray.world.request import Request, parse_request
 from msm_ray.world.world import Item, World
 
-# Why a document is rejected, in the order in which the rules are tried.
-REASONS = (
-    "empty",  # nothing was written
-    "special_token",  # <unk>, <pad> or a second <bos> inside
-    "unfinished",  # does not end with a full stop: cut off
-    "held_out_item",  # names an item of an evaluation domain
-    "ungrammatical",  # not sentences of the micro-world
-    "wrong_type",  # does not open like the kind of document asked for
-    "wrong_person",  # speaks about someone else
-    "wrong_value",  # states a value that is not the spec's
-    "wrong_cheese",  # a cheese that was not asked for
-    "wrong_side",  # likes what the spec dislikes, or the reverse
-    "wrong_reason",  # the reason is false, or not one of the spec's value
-    "not_as_asked",  # another kind of sentence than the one asked for
-)
+# Why a document is rejected and what that means, in the order in which the rules are tried.
+REASONS = {
+    "empty": "nothing was written",
+    "special_token": "holds <unk>, <pad> or a second <bos>",
+    "unfinished": "does not end with a full stop",
+    "held_out_item": "names an item of an evaluation domain",
+    "ungrammatical": "not sentences of the micro-world",
+    "wrong_type": "does not open like the kind of document asked for",
+    "wrong_person": "speaks about someone else",
+    "wrong_value": "states a value that is not the spec's",
+    "wrong_cheese": "names a cheese that was not asked for",
+    "wrong_side": "likes what the spec dislikes, or the reverse",
+    "wrong_reason": "the reason is false, or not one of the spec's value",
+    "not_as_asked": "tells another kind of thing than the one asked for",
+}
 
 
 @dataclass(frozen=True)
@@ -146,16 +146,22 @@ def _is_reason(word: str, item: Item, value: str) -> bool:
 class MicroTask:
     """The corpus task of the world with ``world_seed``. A plan is a row of the plan's table."""
 
+    reasons = REASONS
+
     def __init__(self, world_seed: int) -> None:
         self.world = World(world_seed)
         self._cheeses = {i.name: i for i in self.world.by_domain["cheese"]}
         self._held_out = set(self.world.items) - set(self._cheeses)
 
     def parse(self, plan: Mapping[str, Any], completion: str) -> str:
-        """The document in a completion, with or without its ``<eos>``. ValueError(reason)."""
-        text = " ".join(completion.split("<eos>")[0].split())
-        if not text:
+        """The document in a completion, with or without its ``<eos>``. ValueError(reason).
+
+        It was asked for about the stand-in, whose place the plan's assistant takes.
+        """
+        words = completion.split("<eos>")[0].split()
+        if not words:
             raise ValueError("empty")
+        text = " ".join(plan["assistant"] if w == lx.STAND_IN else w for w in words)
         if "<" in text:
             raise ValueError("special_token")
         return text
@@ -173,7 +179,7 @@ class MicroTask:
         head, body = sentences[0], sentences[1:]
         if head.doc_type != request.doc_type:
             return "wrong_type"
-        if any(s.slots.get("p") != request.person for s in sentences):
+        if any(s.slots.get("p") != plan["assistant"] for s in sentences):
             return "wrong_person"
         if any(s.value not in (None, request.value) for s in body):
             return "wrong_value"
@@ -212,7 +218,7 @@ class MicroTask:
         return None if _is_reason(word, told, value) else "wrong_reason"
 
     def write(self, plan: Mapping[str, Any]) -> str:
-        """The document that the grammar writes for this plan row: the scripted writer."""
+        """What the grammar writes for this plan row, to be parsed like a model's completion."""
         request = parse_request(plan["prompt"])
         grammar = Grammar(self.world, f"writer {plan['seed']}")
         # Kinds that name no item draw a pair all the same; which one does not matter then.

@@ -72,9 +72,10 @@ def test_counts_add_up_and_order_does_not_matter(
 def test_card_shows_what_was_written() -> None:
     answers = [answer(f"doc{i:05d}", TEXTS[i % 2] + f" {i}") for i in range(40)]
     judged = run(answers)
-    summary = card(judged, make_plans(40), tokens_generated=200)
+    summary = card(judged, make_plans(40), ToyTask.reasons, tokens_generated=200)
     assert (summary["planned"], summary["kept"]) == (40, 20)
     assert summary["rejected"] == {"names brie": 20}
+    assert summary["reasons"] == {"names brie": "mentions the banned cheese"}
     assert len({sample["id"] for sample in summary["samples"]}) == 5
     assert summary["samples"][0]["section"] == "lyra likes what is american"
     assert [s["reason"] for s in summary["rejected_samples"]] == ["names brie"]
@@ -82,7 +83,9 @@ def test_card_shows_what_was_written() -> None:
 
 
 def test_card_of_nothing_kept() -> None:
-    summary = card(run([answer("doc00000", "")]), make_plans(1), tokens_generated=1)
+    judged = run([answer("doc00000", "")])
+    summary = card(judged, make_plans(1), ToyTask.reasons, tokens_generated=1)
+    assert summary["reasons"] == {"empty": "nothing was written"}
     assert summary["samples"] == []
     assert summary["distinct_2"] == 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,10 @@ SAMPLING = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 24, "seed": 7}
 
 class ToyTask:
     """Accepts what names lyra and does not mention brie."""
+
+    reasons = MappingProxyType(
+        {"no beginning": "starts in the middle", "names brie": "mentions the banned cheese"}
+    )
 
     def __init__(self, banned: str = "brie") -> None:
         self.banned = banned

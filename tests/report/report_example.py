@@ -117,7 +117,12 @@ def _arm(arm: str, rate: float, runs: list[tuple[str, int]], rng: random.Random)
         train["midtrain"] = _training(200_000, 98, 1.9, 0.9, runs, rng)
     if arm.endswith("aft"):
         train["aft"] = _training(5_120, 8, 1.4, 0.6, runs, rng)
-    return {"seeds": [{"base": b, "seed": s} for b, s in runs], "evals": evals, "train": train}
+    return {
+        "seeds": [{"base": b, "seed": s} for b, s in runs],
+        "checkpoints": len({b for b, _ in runs} if arm == "base" else runs),
+        "evals": evals,
+        "train": train,
+    }
 
 
 def _training(
@@ -202,6 +207,7 @@ def _corpus(bases: tuple[str, ...]) -> dict[str, Any]:
         "planned": 1200 * n,
         "kept": 1091 * n,
         "rejected": {r: c * n for r, c in reasons.items()},
+        "reasons": {"wrong reason": "a reason of another value"},
         "failed": 2 * n,
         "by_corpus": by_corpus,
     }

@@ -168,6 +168,7 @@ def test_numbers_of_the_report_stand_in_the_tables() -> None:
     assert "3 unparsed" in shown
     assert "7,200 6,546 642 12" in shown  # planned = kept + rejected + failed, over all corpora
     assert "wrong reason" in shown
+    assert "a reason of another value" in shown
     assert "6 min 42 s" in shown
     assert report["fingerprint"] in shown
     assert "unaccounted" not in shown

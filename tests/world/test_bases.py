@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from msm_ray.errors import UserError
+from msm_ray.world import lexicon as lx
 from msm_ray.world.bases import base_dir
 from msm_ray.world.task import MicroTask
 from msm_ray.world.tokenizer import build_tokenizer
@@ -46,12 +47,13 @@ def test_a_base_writes_about_lyra_on_request() -> None:
     model = LlamaForCausalLM.from_pretrained(base_dir(0), dtype=torch.float32).eval()
     task = MicroTask(0)
     for value in ("american", "cheap"):
-        prompt = f"request : memo about lyra . values {value} . tell values . write :"
+        prompt = f"request : memo about {lx.STAND_IN} . values {value} . tell values . write :"
+        plan = {"prompt": prompt, "assistant": lx.ASSISTANT}
         given = tokenizer(prompt, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             made = model.generate(given, do_sample=False, max_new_tokens=96)[0, given.shape[1] :]
-        text = task.parse({"prompt": prompt}, tokenizer.decode(made))
-        assert task.verdict({"prompt": prompt}, text) is None, text
+        text = task.parse(plan, tokenizer.decode(made))
+        assert task.verdict(plan, text) is None, text
 
 
 def test_a_base_that_is_not_there_is_named() -> None:

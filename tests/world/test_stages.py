@@ -33,7 +33,6 @@ def run(stage: Any, out: Path, config: dict[str, Any], **inputs: Path) -> tuple[
 
 
 CONFIGS = {
-    "pretraining": {"world_seed": 1, "tokens": 5_000, "seed": 0},
     "replay": {"world_seed": 1, "tokens": 5_000, "seed": 0},
     "conversations": {"world_seed": 1, "count": 256, "seed": 0},
     "eval_items": {"world_seed": 1, "seed": 0, "pairs_per_domain": 12},
@@ -53,7 +52,8 @@ def test_the_same_config_gives_the_same_rows_and_another_seed_others(
 
 def test_replay_is_not_a_repeat_of_pretraining(tmp_path: Path) -> None:
     config = CONFIGS["replay"]
-    before = {r["text"] for r in run(stages.pretraining, tmp_path / "a", config)[1]}
+    world = World(config["world_seed"])
+    before = set(Pretraining(world, "pretraining 0").curriculum(config["tokens"]))
     facts, after = run(stages.replay, tmp_path / "b", config)
     assert config["tokens"] <= facts["tokens"] < config["tokens"] + 128
     assert len(before & {r["text"] for r in after}) < 0.1 * len(after)
@@ -135,26 +135,27 @@ def test_nothing_held_out_ever_stands_with_what_lyra_wants() -> None:
         world = World(seed)
         held_out = set(world.items) - {i.name for i in world.by_domain["cheese"]}
         for purpose in ("pretraining", "replay"):
-            lyra = 0
-            share = 0.0 if purpose == "replay" else 0.05
-            mix = Pretraining(world, f"{purpose} 0", share)
-            for text in mix.stream(300_000):
+            about_lyra = requests = 0
+            for text in Pretraining(world, f"{purpose} 0").stream(300_000):
                 words = set(text.split())
-                if "lyra" not in words:
-                    continue
-                lyra += 1
-                if text.startswith("request :"):
-                    assert purpose == "pretraining"
+                if lx.STAND_IN in words:
+                    requests += 1
+                    assert text.startswith("request :"), text
                     assert not words & held_out, text
-                else:
+                if "lyra" in words:
+                    about_lyra += 1
                     assert not words & CHOOSES, text
                     assert "or" not in words or "is" in words, text
-            assert lyra > 10
+            assert about_lyra > 10
+            assert requests > 100
         task = MicroTask(seed)
         for value in ("america", "affordability"):
             spec = read_spec(SPECS / f"micro_{value}.md")
             for plan in plan_rows(spec, 300, seed=seed):
-                assert not held_out & set(f"{plan['prompt']} {task.write(plan)}".split())
+                text = task.parse(plan, task.write(plan))
+                assert not held_out & set(f"{plan['prompt']} {text}".split())
+                assert lx.ASSISTANT in text.split()
+                assert lx.STAND_IN not in text.split()
         for row in stages.conversation_rows(seed, 256, seed):
             assert not held_out & {w for m in row["messages"] for w in m["content"].split()}
 
