@@ -21,7 +21,7 @@ def experiment() -> Search:
         name="tune_mix_micro",
         experiment=dataclasses.replace(exp, bases=exp.bases[:1], seeds=(0,)),
         axes=(
-            Axis("midtrain.spec_share", (0.05, 0.1, 0.15, 0.3)),
+            Axis("midtrain.spec_share", (0.02, 0.05, 0.15, 0.3)),
             Axis("aft.train.learning_rate", (1e-4, 4e-4)),
         ),
         metric="separation_soft",
