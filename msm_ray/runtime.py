@@ -72,8 +72,8 @@ def cluster(address: str | None = None) -> Iterator[int]:
         if address and address != "local":
             ray.init(address=address, **options)
         else:
-            # On a small machine Ray warns of every worker beyond a few times its cores, and a stage's
-            # helpers (engine, readers, a trial's driver) hold fractions of one.
+            # On a small machine Ray warns of workers beyond a few times its cores, and the helpers
+            # of a stage (engine, readers, a trial's driver) hold fractions of one.
             cores = max(os.cpu_count() or 1, 4)
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cores))
             ray.init(
