@@ -19,6 +19,8 @@ ray=${MSM_RAY:-$here/.venv/bin/ray}
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH=$dir/token
 export RAY_USAGE_STATS_ENABLED=0
+export RAY_process_group_cleanup_enabled=true # a killed worker takes its children along
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
 # So that the entrypoint of a job finds the same Python and msm as this head.
 PATH=$(cd "$(dirname "$(command -v "$ray")")" && pwd):$PATH
 export PATH

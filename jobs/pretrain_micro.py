@@ -1,4 +1,4 @@
-"""Make base models of the micro-world again: python jobs/pretrain_micro.py --seeds 0 1 2
+"""Make base models of the micro-world: python jobs/pretrain_micro.py --seeds 0 1 2 --out bases
 
 The recipe below made the bases that come with the package (msm_ray/world/bases). One takes some
 eleven minutes on one core. A world seed gives the roles, the pretraining text, the first weights
@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from msm_ray.data.blocks import write_blocks
 from msm_ray.train.config import TrainConfig, TrainRuntime
-from msm_ray.train.pretrain import pack_texts
-from msm_ray.train.worker import TrainJob, run
+from msm_ray.train.loop import OnStep
+from msm_ray.train.pretrain import pretrain
 from msm_ray.world.pretraining import Pretraining
 from msm_ray.world.tokenizer import CONTEXT, build_tokenizer
 from msm_ray.world.world import World
@@ -55,13 +53,13 @@ def recipe(seed: int) -> TrainConfig:
     )
 
 
-def reporter(seed: int) -> Callable[[float, dict[str, Any]], None]:
+def reporter(seed: int) -> OnStep:
     """Prints a line every hundred steps."""
 
-    def report(fraction: float, facts: dict[str, Any]) -> None:
-        if facts["step"] % 100 == 0 or fraction >= 1:
+    def report(step: int, steps: int, facts: dict[str, Any]) -> None:
+        if step % 100 == 0 or step == steps:
             shown = {k: round(facts[k], 3) for k in ("loss", "tokens_per_second") if k in facts}
-            print(f"base-{seed} step {facts['step']}/{facts['steps']} {shown}", flush=True)
+            print(f"base-{seed} step {step}/{steps} {shown}", flush=True)
 
     return report
 
@@ -72,31 +70,30 @@ def make_base(seed: int, out: Path, threads: int) -> dict[str, Any]:
     Returns:
         What the training reports: tokens, steps, seconds, first and last loss (nats a token).
     """
-    with tempfile.TemporaryDirectory() as folder:
-        names, blocks = Path(folder) / "tokenizer", Path(folder) / "blocks"
+    with tempfile.TemporaryDirectory() as names:
         build_tokenizer().save_pretrained(names)
-        blocks.mkdir()
-        texts = Pretraining(World(seed), "pretraining 0").curriculum(TOKENS)
-        write_blocks(blocks, pack_texts(texts, build_tokenizer(), CONTEXT), {})
-        job = TrainJob(
-            config=recipe(seed),
+        return pretrain(
+            ARCHITECTURE,
+            Pretraining(World(seed), "pretraining 0").curriculum(TOKENS),
+            recipe(seed),
+            tokenizer_dir=Path(names),
+            block_tokens=CONTEXT,
+            out=out,
             runtime=TrainRuntime(backend="single", num_workers=1, threads=threads),
-            blocks=str(blocks),
-            tokenizer=str(names),
-            out=str(out.absolute()),
-            model=None,
-            arch=ARCHITECTURE,
             save_dtype="bf16",
+            on_step=reporter(seed),
         )
-        return run(job, Path(folder) / "ray-train", reporter(seed))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("msm_ray/world/bases"))
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="where base-SEED goes")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    for seed in args.seeds:
+        if (args.out / f"base-{seed}").exists():
+            parser.error(f"{args.out / f'base-{seed}'} is there already; name another --out")
     for seed in args.seeds:
         facts = make_base(seed, args.out / f"base-{seed}", args.threads)
         shown = {k: v for k, v in facts.items() if k != "curve"}

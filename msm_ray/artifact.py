@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from msm_ray.errors import UserError
+from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.manifest import (
     DamagedArtifact,
     File,
@@ -341,7 +341,9 @@ class Store:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"store {self.url}: cannot make {path}: {error.strerror}") from error
+            raise UnusablePlace(
+                f"store {self.url}: cannot make {path}: {error.strerror}"
+            ) from error
         return path
 
     def create(self, name: str, data: bytes) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from msm_ray.artifact import Record, Store
@@ -35,6 +36,28 @@ EFFECTS = (
     ("price_heldout_loss_{a}", "heldout_loss", "msm:{a}+aft", "aft"),
     ("price_heldout_loss_{b}", "heldout_loss", "msm:{b}+aft", "aft"),
 )
+
+
+def effect_arms(exp: Experiment) -> dict[str, tuple[str, str, str]]:
+    """The effects of an experiment: name -> (evaluation, arm, arm that is subtracted).
+
+    With more than two specs, each further pair has the same effects under ``NAME:A-B``.
+    """
+    names = [spec.name for spec in exp.specs]
+    pairs = list(combinations(names, 2)) or [(name, "") for name in names]
+    found: dict[str, tuple[str, str, str]] = {}
+    for a, b in pairs:
+        for name, metric, first, second in EFFECTS:
+            if metric not in exp.evaluation.evals:
+                continue
+            if not b and "{b}" in name + first + second:
+                continue
+            arms = first.format(a=a, b=b), second.format(a=a, b=b)
+            full = name.format(a=a, b=b)
+            if (a, b) != pairs[0] and full == name and "{" in first + second:
+                full = f"{name}:{a}-{b}"
+            found.setdefault(full, (metric, *arms))
+    return found
 
 
 def assemble(
@@ -140,7 +163,8 @@ def _arm(exp: Experiment, graph: Graph, records: Mapping[str, Record], arm: str)
         }
     return {
         "seeds": [{"base": c.base, "seed": c.seed} for c in cells],
-        "checkpoints": len({c.stage.id for c in cells}),
+        # Those that were evaluated; a base model has no seed, so it is one for all of them.
+        "checkpoints": len({c.stage.inputs["model"].id for c in cells if c.stage.id in records}),
         "evals": evals,
         "train": _training(graph, records, arm),
     }
@@ -186,13 +210,7 @@ def _training(graph: Graph, records: Mapping[str, Record], arm: str) -> dict[str
 
 def _effects(exp: Experiment, graph: Graph, records: Mapping[str, Record]) -> dict[str, Any]:
     effects: dict[str, Any] = {}
-    names = {"a": exp.specs[0].name, "b": exp.specs[1].name if len(exp.specs) > 1 else ""}
-    for name, metric, first, second in EFFECTS:
-        if "{b}" in name + first + second and not names["b"]:
-            continue
-        if metric not in exp.evaluation.evals:
-            continue
-        arm_a, arm_b = first.format(**names), second.format(**names)
+    for name, (metric, arm_a, arm_b) in effect_arms(exp).items():
         a = _values(graph, records, arm_a, metric)
         b = _values(graph, records, arm_b, metric)
         pairs = [(x, s) for x in a for s in a[x] if s in b.get(x, {})]
@@ -201,7 +219,7 @@ def _effects(exp: Experiment, graph: Graph, records: Mapping[str, Record]) -> di
         a = _only(a, pairs)
         b = _only(b, pairs)
         interval = paired_effect(a, b)
-        effects[name.format(**names)] = {
+        effects[name] = {
             "value": interval.value,
             "ci95": [interval.low, interval.high],
             "label": f"{arm_a} - {arm_b}, {metric}",

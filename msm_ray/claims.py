@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,11 @@ class Claims:
         """Give ``id`` back if this driver still holds it."""
         with self._lock:
             self._held.pop(id, None)
-        claim = self._read(_name(id)) if id in self._tried else None
-        if claim is not None and claim.get("token") == self._token:
-            self._store.remove(_name(id))
+        # A store that cannot be used now costs nobody a result: the claim goes stale by itself.
+        with suppress(UserError, OSError):
+            claim = self._read(_name(id)) if id in self._tried else None
+            if claim is not None and claim.get("token") == self._token:
+                self._store.remove(_name(id))
         self._tried.discard(id)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from msm_ray import install
-from msm_ray.errors import UserError
+from msm_ray.errors import UnusablePlace, UserError
 
 GIB = 2**30
 # One CPU engine on the micro-world with a KV cache of 1 GiB, and a trainer beside it.
@@ -28,7 +28,7 @@ ENGINE_MEMORY_BYTES = 4 * GIB
 STORE_BYTES = 2 * GIB
 SHARED_MEMORY_BYTES = 256 * 2**20  # Ray's object store, see runtime.py
 # Named one by one; the other pinned packages are reported together.
-IMPORTANT = ("ray", "transformers", "peft", "deepspeed", "pyarrow", "optuna", "safetensors")
+IMPORTANT = ("ray", "transformers", "deepspeed", "pyarrow", "safetensors")
 # What each heavy import needs, and what it is for.
 EXTRAS = {
     "vllm": "writing documents and evaluation",
@@ -36,7 +36,6 @@ EXTRAS = {
     "torch": "training",
     "deepspeed": "train.backend=deepspeed",
     "transformers": "models",
-    "optuna": "the search",
 }
 
 
@@ -50,22 +49,35 @@ class Check:
     fix: str = ""
 
 
-def missing(error: BaseException) -> UserError | None:
+def missing(error: BaseException) -> UnusablePlace | None:
     """The user's error with the install command if ``error`` says that a package is not there.
 
-    None if it says something else, or of a module that is not one of ours to install.
+    None if it says something else, of a part of a package that is there, or of a module that is
+    not one of ours to install.
     """
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
     module = error.name.partition(".")[0]
-    pins = _pins(_device())
-    if module not in EXTRAS and install.normalise(module) not in pins:
+    if _is_there(module):
+        return None
+    try:
+        device = _device()
+    except UserError:  # a wrong DEVICE is told where it is asked for
+        return None
+    if module not in EXTRAS and install.normalise(module) not in _pins(device):
         return None
     what = EXTRAS.get(module, "msm-ray")
-    return UserError(
+    return UnusablePlace(
         f"{module} is not installed and {what} needs it; install it: {_mend(module)}"
         " (msm doctor shows what else is missing)"
     )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def checks(store: str = "./msm-store", address: str | None = None) -> list[Check]:

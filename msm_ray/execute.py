@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from msm_ray.artifact import Record, Store
 from msm_ray.doctor import missing
-from msm_ray.errors import UserError
+from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.identity import canonical, canonical_json
 from msm_ray.scratch import scratch
 from msm_ray.storage import is_full
@@ -58,7 +58,7 @@ def run_stage(stage: Stage, store_url: str, progress: Progress) -> Record:
         return _make(stage, Store(store_url), progress)
     except Exception as error:
         if not isinstance(error, UserError) and is_full(error):
-            raise UserError(
+            raise UnusablePlace(
                 f"no space left on the disk while making {stage.name} for store {store_url}; free "
                 "some space or name another store"
             ) from error

@@ -1,8 +1,8 @@
 """What a run tells: a live block on a terminal, plain lines elsewhere, events as JSON lines, costs.
 
 The observer is told from several threads. It never fails a run: what goes wrong with a display is
-the display's. Time left is the sum of the estimates of what is missing, scaled by how long finished
-stages really took against theirs, over how many run side by side.
+the display's. Time left is the sum of the estimates of what is missing, scaled by how long stages
+that ended, or are overdue, really took against theirs, over how many run side by side.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class RunState:
     taken: float = 0.0  # seconds that they took
     widest: int = 1  # most stages seen running at once
     made_ids: set[str] = field(default_factory=set)  # what this run committed
+    lost: set[str] = field(default_factory=set)  # what this run cannot make any more
 
     @property
     def done(self) -> int:
@@ -70,6 +71,8 @@ class RunState:
         scale = taken / estimated if estimated > 0 else 1.0
         work, longest = 0.0, 0.0
         for id, stage in list(self.missing.items()):  # a display reads while threads write
+            if id in self.lost:
+                continue
             seconds = estimate(stage) * scale
             running = self.running.get(id)
             if running is not None:
@@ -77,6 +80,20 @@ class RunState:
                 longest = max(longest, seconds)
             work += seconds
         return max(work / self.widest, longest)
+
+
+def _dependents(failed: Stage, missing: Mapping[str, Stage]) -> set[str]:
+    """Ids of ``failed`` and of all missing stages that need it."""
+    lost = {failed.id}
+    while True:
+        more = {
+            id
+            for id, stage in missing.items()
+            if id not in lost and any(of.id in lost for of in stage.inputs.values())
+        }
+        if not more:
+            return lost
+        lost |= more
 
 
 def estimate(stage: Stage) -> float:
@@ -174,6 +191,7 @@ class Observer:
         """A stage failed."""
         with self._lock:
             self.state.running.pop(stage.id, None)
+            self.state.lost |= _dependents(stage, self.state.missing)
             self.state.failed += 1
             text = " ".join(f"{type(error).__name__}: {error}".split())
             self._emit("failed", stage, error=text)

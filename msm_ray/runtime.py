@@ -72,7 +72,7 @@ def cluster(address: str | None = None) -> Iterator[int]:
         if address and address != "local":
             ray.init(address=address, **options)
         else:
-            # On a small machine Ray warns of workers beyond a few times its cores, and the helpers
+            # On a small machine Ray warns of workers beyond a few times its cores; the processes
             # of a stage (engine, readers, a trial's driver) hold fractions of one.
             cores = max(os.cpu_count() or 1, 4)
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cores))
@@ -117,11 +117,11 @@ class ProgressBoard:
 
 
 def gpu_note() -> str | None:
-    """What to tell the user of a cluster whose GPUs the micro-world's jobs leave idle."""
+    """What to tell the user of a cluster with GPUs, which the micro-world hardly uses."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    return (
-        f"{gpus} GPUs are here; this job computes on CPU, whatever is installed" if gpus else None
-    )
+    if not gpus:
+        return None
+    return f"{gpus} GPUs are here: this job trains on CPU; a GPU build of vLLM takes one to write"
 
 
 def _run_remote(stage: Stage, store_url: str, board: Any) -> Record:

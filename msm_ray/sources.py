@@ -26,9 +26,20 @@ def copy_spec(ctx: StageContext) -> dict[str, Any]:
 
 
 def copy_model(ctx: StageContext) -> dict[str, Any]:
-    """Copy a Hugging Face folder; hidden files are left out."""
+    """Copy a Hugging Face folder; hidden files are left out.
+
+    A folder without ``fingerprint.json``, by which engines are verified, gets one.
+    """
+    from msm_ray.graph import folder_sha256
+
     source = Path(ctx.runtime["path"])
     shutil.copytree(
         source, ctx.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*", "__pycache__")
     )
+    if folder_sha256(ctx.out) != ctx.config["sha256"]:
+        raise UserError(f"{source}: changed while the run was starting; run it again")
+    if not (ctx.out / "fingerprint.json").is_file():
+        from msm_ray.train.fingerprint import write_fingerprint
+
+        write_fingerprint(ctx.out)
     return {"files": len([p for p in ctx.out.rglob("*") if p.is_file()])}

@@ -2,8 +2,8 @@
 
 A stage names a function and everything its result depends on; its id is the hash of that. Arms and
 trials that share a stage share its artifact. A run visits what its targets need, starts what is
-missing as soon as its inputs are committed, and stops cleanly at the first failure or Ctrl-C. What
-is committed stays, so the same run continues where it was.
+missing as soon as its inputs are committed, and makes all that a failed stage does not concern; it
+stops cleanly at Ctrl-C. What is committed stays, so the same run continues where it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 from msm_ray.artifact import DamagedArtifact, MissingArtifact, Record, Store
 from msm_ray.claims import Claims
-from msm_ray.errors import UserError
+from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.execute import LocalLauncher, StageContext, run_stage
 from msm_ray.identity import canonical_json, digest
 
@@ -39,7 +38,6 @@ __all__ = [
 
 ID_DIGITS = 24  # 96 bits of sha256
 MAKE_AGAIN = 2  # an artifact that is found damaged more often than this in one run is given up
-HOPELESS = 3  # failures of one kind of stage, with no success, after which no more are begun
 POLL_SECONDS = 0.25  # between two looks at what other drivers do
 REMOTE_POLL_SECONDS = 2.0  # the same where each look is a request
 
@@ -93,6 +91,9 @@ class StageFailed(RuntimeError):
         text = " ".join(str(error).split())
         super().__init__(f"stage {stage.name} ({stage.id}) failed: {type(error).__name__}: {text}")
         self.stage, self.error = stage, error
+
+    def __reduce__(self) -> tuple[Any, ...]:  # Ray pickles it, and Tune copies it
+        return StageFailed, (self.stage, self.error)
 
 
 class Launcher(Protocol):
@@ -216,9 +217,9 @@ def run_dag(
     missing. An artifact found damaged is made again.
 
     Raises:
-        StageFailed: the first stage that failed, after all that does not need it was made; of a
-            kind that fails `HOPELESS` times and never succeeds, no more are begun.
-        UserError: a stage found the user's input or store wrong; nothing more was begun.
+        StageFailed: the first stage that failed, after all that does not need it was made.
+        UserError: the same, of a stage that found the user's input wrong; `UnusablePlace` if it
+            was the store or the machine, and then nothing more was begun.
         KeyboardInterrupt: Ctrl-C; running stages were cancelled.
     """
     run = _Run(targets, store, launch, observer, float(cpus or os.cpu_count() or 1), found)
@@ -252,7 +253,6 @@ class _Run:
         self.again: dict[str, int] = {}  # id -> how often it was found damaged
         self.needed: set[str] = set()
         self.failed: dict[str, Stage] = {}
-        self.made: set[str] = set()  # kinds of which this run has made a stage
         self.failure: BaseException | None = None
 
     def all(self) -> dict[str, Record]:
@@ -264,7 +264,7 @@ class _Run:
         for id in self.needed & found.damaged.keys():
             self._note(found.damaged[id])
         while True:
-            waiting = not isinstance(self.failure, UserError) and self._launch()
+            waiting = not isinstance(self.failure, UnusablePlace) and self._launch()
             if not self.running and not waiting:
                 break
             if self.running:
@@ -284,8 +284,10 @@ class _Run:
             if self.launch is not None:
                 self.launch.cancel()
             wait(self.running, timeout=5)
-        self.claims.close()
-        self.observer.done()
+        try:
+            self.claims.close()
+        finally:
+            self.observer.done()
 
     def _has(self, stage: Stage) -> bool:
         return stage.id in self.records
@@ -295,11 +297,10 @@ class _Run:
         waiting = False
         running = {stage.id for stage in self.running.values()}
         used = sum(_cpus(stage) for stage in self.running.values())
-        hopeless = self._hopeless()
         for stage in self.order:
             if stage.id not in self.needed or stage.id in running or self._has(stage):
                 continue
-            if stage.id in self.failed or stage.kind in hopeless:
+            if stage.id in self.failed:
                 continue
             if not all(self._has(of) for of in stage.inputs.values()):
                 continue
@@ -315,11 +316,6 @@ class _Run:
             running.add(stage.id)
             used += _cpus(stage)
         return waiting or bool(self.running)
-
-    def _hopeless(self) -> set[str]:
-        """Kinds of which `HOPELESS` stages failed and none was made in this run."""
-        failures = Counter(stage.kind for stage in self.failed.values())
-        return {k for k, n in failures.items() if n >= HOPELESS and k not in self.made}
 
     def _came(self, stage: Stage) -> bool | None:
         """None if the stage's artifact was committed meanwhile (now noted), else True."""
@@ -342,14 +338,14 @@ class _Run:
 
     def _collect(self, future: Future[Record]) -> None:
         stage = self.running.pop(future)
-        self.claims.release(stage.id)
         try:
             self.records[stage.id] = future.result()
         except BaseException as error:  # a stage that exits has failed too
             self._failed(stage, _cause(error))
         else:
-            self.made.add(stage.kind)
             self.observer.finished(stage, self.records[stage.id])
+        finally:
+            self.claims.release(stage.id)
 
     def _failed(self, stage: Stage, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
@@ -363,14 +359,18 @@ class _Run:
                 if isinstance(error, DamagedArtifact):
                     self._note(error)
                 return
+            self.failed[error.id] = self.by_id[error.id]  # given up
         self.observer.failed(stage, error)
         self.failed[stage.id] = stage
-        if isinstance(error, UserError):  # what is wrong for one stage is wrong for the others
-            if self.running and not isinstance(self.failure, UserError):
+        if isinstance(error, UnusablePlace):
+            if self.running and not isinstance(self.failure, UnusablePlace):
                 self.observer.note(f"waiting for {len(self.running)} running stages to end")
             self.failure = error
         elif self.failure is None:
-            self.failure = StageFailed(stage, error)
+            if isinstance(error, UserError):
+                self.failure = UserError(f"{stage.name}: {error}")
+            else:
+                self.failure = StageFailed(stage, error)
             self.failure.__cause__ = error
             self.observer.note("the run goes on with what does not need it")
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from msm_ray.errors import UserError
+from msm_ray.errors import UnusablePlace, UserError
 
 _REASONS = {
     errno.ENOSPC: "is full; free some space or name another store",
@@ -70,17 +70,17 @@ class Storage:
         except FileNotFoundError as error:
             if reading:
                 raise
-            raise UserError(f"store {self.url}: cannot be written: {_line(error)}") from error
+            raise UnusablePlace(f"store {self.url}: cannot be written: {_line(error)}") from error
         except OSError as error:
             reason = _REASONS.get(error.errno or 0)
             if reason is None and isinstance(error, PermissionError):
                 reason = _REASONS[errno.EACCES]
-            raise UserError(f"store {self.url}: {reason or _line(error)}") from error
+            raise UnusablePlace(f"store {self.url}: {reason or _line(error)}") from error
         except Exception as error:
             if self.root is not None:
                 raise
             # A remote file system has errors of its own (no credentials, no such host).
-            raise UserError(f"store {self.url}: cannot be used: {_line(error)}") from error
+            raise UnusablePlace(f"store {self.url}: cannot be used: {_line(error)}") from error
 
     def path(self, name: str) -> Path | None:
         """Where ``name`` lies on this machine, or None where the store is remote."""

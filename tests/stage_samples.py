@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_ray.artifact import Store
+from msm_ray.errors import UserError
 from msm_ray.observe import Observer
 from msm_ray.stage import LocalLauncher, Stage, StageContext, run_dag
 
@@ -117,3 +118,8 @@ if __name__ == "__main__":
 def lacking(ctx: StageContext) -> dict[str, Any]:
     """A stage whose package is not installed on the machine that runs it."""
     raise ModuleNotFoundError("No module named 'deepspeed'", name="deepspeed")
+
+
+def refuse(ctx: StageContext) -> dict[str, Any]:
+    """A stage that finds the user's input wrong."""
+    raise UserError(f"{ctx.config['label']} is not allowed")

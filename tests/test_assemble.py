@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from msm_ray.artifact import Record, Store
-from msm_ray.assemble import assemble
+from msm_ray.assemble import assemble, effect_arms
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.settings import load_job
@@ -164,3 +164,18 @@ def test_nothing_there_is_an_empty_report(exp: Experiment, made: Any) -> None:
     assert report["cells"]["present"] == 0
     assert report["effects"] == {}
     assert all(arm["evals"] == {} for arm in report["arms"].values())
+
+
+def test_a_third_spec_has_its_effects_too(exp: Experiment) -> None:
+    two = effect_arms(exp)
+    third = dataclasses.replace(exp.specs[0], name="frugality")
+    three = effect_arms(dataclasses.replace(exp, specs=(*exp.specs, third)))
+    assert {name: three[name] for name in two} == two
+    pair = ("msm:america+aft", "msm:frugality+aft")
+    assert three["separation:america-frugality"] == ("choice", *pair)
+    assert three["separation:affordability-frugality"][0] == "choice"
+    assert three["price_facts_frugality"] == ("facts", "msm:frugality+aft", "aft")
+    assert sum(name.startswith("aft_minus_base") for name in three) == 2
+    one = effect_arms(dataclasses.replace(exp, specs=exp.specs[:1]))
+    assert "separation" not in one
+    assert "america_minus_aft" in one

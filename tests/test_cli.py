@@ -205,6 +205,7 @@ def test_a_missing_package_gets_the_install_command(
     source = Path("job.py").read_text().replace("vllm_that_is_not_there", "vllm")
     Path("job.py").write_text(source)
     monkeypatch.setitem(sys.modules, "vllm", None)
+    monkeypatch.setattr("msm_ray.doctor._is_there", lambda module: False)
     code, _, err = msm("run", "job.py", "--set", "outcome=missing")
     assert code == 2
     assert "vllm is not installed and writing documents and evaluation needs it; install" in err

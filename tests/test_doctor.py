@@ -175,6 +175,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DEVICE", "cpu")
+    monkeypatch.setattr(doctor, "_is_there", lambda module: False)
     told = doctor.missing(ModuleNotFoundError("no", name="vllm.engine"))
     assert str(told) == (
         "vllm is not installed and writing documents and evaluation needs it; install it: "
@@ -185,3 +186,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert "safetensors is not installed and msm-ray needs it" in str(told)
     for other in (ModuleNotFoundError("no", name="their_own"), ImportError("x", name="vllm")):
         assert doctor.missing(other) is None
+
+
+def test_a_part_of_a_package_that_is_there_is_not_a_missing_package() -> None:
+    assert doctor.missing(ModuleNotFoundError("no", name="ray.no_such_part")) is None

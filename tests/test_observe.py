@@ -233,6 +233,17 @@ def test_a_running_stage_goes_by_its_own_pace() -> None:
     assert "about 0s left" in headline(observer.state, since + 10)
 
 
+def test_what_a_failure_makes_impossible_takes_no_time() -> None:
+    observer = Observer(sinks=[])
+    a, other = stage("a", 10), stage("other", 7)
+    b = Stage("train", "1", {"l": "b"}, {"a": a}, "m:f", "b", estimate={"seconds": 30.0})
+    c = Stage("train", "1", {"l": "c"}, {"b": b}, "m:f", "c", estimate={"seconds": 50.0})
+    observer.plan([a, b, c, other], [])
+    assert observer.state.seconds_left(0.0) == 97
+    observer.failed(a, ValueError("no"))
+    assert observer.state.seconds_left(0.0) == 7
+
+
 def test_durations_are_short() -> None:
     texts = [duration(s) for s in (-1, 0.4, 59.4, 59.6, 125, 3599.6, 3720)]
     assert texts == ["0s", "0s", "59s", "1m 00s", "2m 05s", "1h 00m", "1h 02m"]

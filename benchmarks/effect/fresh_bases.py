@@ -13,7 +13,7 @@ from cheese_micro import experiment as cheese_micro
 
 from msm_ray.experiment import BaseModel, Experiment
 
-FOLDER = Path("fresh-bases")
+FOLDER = Path(__file__).resolve().parents[2] / "fresh-bases"
 
 
 def experiment() -> Experiment:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_ray.artifact import Store
-from msm_ray.assemble import assemble
+from msm_ray.assemble import assemble, effect_arms
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
@@ -44,6 +44,13 @@ class Search:
         if self.max_concurrent_trials < 1:
             raise UserError(
                 f"max_concurrent_trials is {self.max_concurrent_trials}; allowed: 1 or more"
+            )
+        known = effect_arms(self.experiment)
+        if self.metric not in known:
+            raise UserError(f"metric is {self.metric!r}; allowed: {', '.join(known)}")
+        if lacking := {"heldout_loss", "facts"} - set(self.experiment.evaluation.evals):
+            raise UserError(
+                f"a search shows what each trial costs; evaluation.evals lacks {sorted(lacking)}"
             )
         self.trials()  # every combination must be a valid experiment
 
@@ -89,10 +96,13 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     with runtime.cluster(address) as cpus:
         rows = _tune(search, store, cpus)
     failed = [r for r in rows if "error" in r]
+    for row in failed:
+        print(f"{search.name}: {row['settings']} failed: {row['error']}", flush=True)
     if len(failed) == len(rows):
-        print(f"{search.name}: all trials failed; the first: {failed[0]['error']}", flush=True)
-        raise SystemExit(1)
-    winner = best([r for r in rows if "error" not in r], search.metric)
+        # The report names what is missing, so that no older one passes for this run's.
+        winner = {"settings": rows[0]["settings"]}
+    else:
+        winner = best([r for r in rows if "error" not in r], search.metric)
     exp = _with(search.experiment, winner["settings"])
     graph = build(exp)
     records = {i: r for i in stages if (r := store.get(i)) is not None}
@@ -103,14 +113,15 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     report["search"] = {
         "metric": search.metric,
         "trials": rows,
-        "best": winner,
+        "best": winner if search.metric in winner else None,
         "stages": _count(stages, set(records) - before),
         "stages_if_not_shared": {
             kind: sum(s.kind == kind for g in graphs for s in g.stages) for kind in MADE
         },
     }
     json_url, html_url = write_report(store, search.name, report)
-    print_best(report["search"])
+    if report["search"]["best"] is not None:
+        print_best(report["search"])
     return RunResult(report, json_url, html_url, report["complete"])
 
 
@@ -193,7 +204,8 @@ def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             self.done += 1
-            print(f"  trial {self.done}: failed: {trial.config['settings']}", flush=True)
+            point = " ".join(f"{k}={v:g}" for k, v in trial.config["settings"].items())
+            print(f"  trial {self.done}/{len(points)}: {point}: failed", flush=True)
 
     scratch = Path(store.work_dir(f"search-{search.name}"))
     tuner = tune.Tuner(

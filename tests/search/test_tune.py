@@ -1,11 +1,16 @@
 """A real search by Ray Tune: every trial measured, what two trials share made once."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from msm_ray.errors import UserError
+from msm_ray.search.tune import Search
+from msm_ray.settings import load_job
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -40,3 +45,29 @@ def test_trials_share_their_stages_and_the_best_is_told(tmp_path: Path) -> None:
     second = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
     assert second["search"]["stages"]["midtrain"] == {"needed": 4, "made": 0}
     assert second["search"]["best"] == search["best"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    job = str(ROOT / "tests" / "jobs" / "failing_search.py")
+    command = [sys.executable, "-m", "msm_ray.cli", "run", job, "--store", str(store)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
+    assert report["complete"] is False
+    good, failed = report["search"]["trials"]
+    assert report["search"]["best"] == good
+    assert failed["settings"] == {"midtrain.spec_share": 0.9}
+    assert "blocks" in failed["error"]
+    assert "tokens" in failed["error"]
+    assert failed["error"] in done.stdout
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_anything_runs() -> None:
+    search = load_job(ROOT / "jobs" / "tune_mix_micro.py")
+    assert isinstance(search, Search)
+    with pytest.raises(UserError, match="metric is 'seperation'; allowed: separation, "):
+        dataclasses.replace(search, metric="seperation")

@@ -15,6 +15,7 @@ def base_dir(seed: int) -> Path:
         there = sorted(p.name for p in here.glob("base-*"))
         raise UserError(
             f"no base model for world seed {seed} in the package: there are "
-            f"{', '.join(there) or 'none'} (make one: python jobs/pretrain_micro.py --seeds {seed})"
+            f"{', '.join(there) or 'none'} (make one: python jobs/pretrain_micro.py --seeds {seed}"
+            " --out FOLDER)"
         )
     return folder
