@@ -142,7 +142,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
     label = f"{value} {base.name}"
     plan = Stage(
         kind="plan",
-        version="2",
+        version="3",
         config={
             "world_seed": base.world_seed,
             "documents": exp.corpus.documents,
@@ -163,7 +163,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
     by_model = exp.corpus.writer == "vllm"
     return Stage(
         kind="documents",
-        version="2",
+        version="3",
         config={
             "writer": exp.corpus.writer,
             "task": "msm_ray.world.task:MicroTask",

@@ -54,15 +54,23 @@ class Spec:
 
 PLAN_SCHEMA = pa.schema(
     [
-        ("id", pa.string()),  # content hash of the row's other columns
+        ("id", pa.string()),  # content hash of the row: no two documents of a plan share it
         ("index", pa.int64()),  # position in the plan, from 0
         ("spec_sha256", pa.string()),
         ("section_id", pa.string()),
         ("section_text", pa.string()),  # verbatim
+        # Where the document stands in the plan's hierarchy; "" where the plan has no such level.
+        ("domain", pa.string()),
+        ("subdomain", pa.string()),
+        ("assertion", pa.string()),  # what the section says of the assistant, in one sentence
         ("doc_type", pa.string()),  # memo, interview, ...
         ("idea", pa.string()),  # what this one document is to say
         ("assistant", pa.string()),  # the trained model's name
-        ("prompt", pa.string()),  # the request as the writer reads it
+        ("maker", pa.string()),  # who made it
+        # What the writer reads: the spec and the standing instructions first, the same for many
+        # rows, so that an engine reads them once; then this document's request.
+        ("system", pa.string()),
+        ("prompt", pa.string()),
         ("prompt_sha256", pa.string()),
         ("seed", pa.int64()),  # of this document's own random choices
     ]
@@ -75,6 +83,9 @@ DOCUMENT_SCHEMA = pa.schema(
         ("tokens", pa.int64()),
         ("spec_sha256", pa.string()),
         ("section_id", pa.string()),
+        ("domain", pa.string()),
+        ("subdomain", pa.string()),
+        ("assertion", pa.string()),
         ("doc_type", pa.string()),
         ("idea", pa.string()),
         ("assistant", pa.string()),

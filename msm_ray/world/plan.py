@@ -53,6 +53,9 @@ _STATES = ("explains", "explains", "explains", "likes", "dislikes", "chooses")
 _SPEAKS = ("answers", "decides")
 _EXPLAINS_VALUE = ("values", "answers", "decides", "decides", "decides")
 
+# A micro-world's plan goes from sections to documents directly, and its request says everything.
+_NO_HIERARCHY = dict.fromkeys(("domain", "subdomain", "assertion", "maker", "system"), "")
+
 
 def draw_kind(rng: random.Random, section: SpecSection) -> str:
     """The kind of sentence that a document about ``section`` is to tell."""
@@ -125,4 +128,4 @@ def _row(
         "seed": rng.getrandbits(31),
     }
     content = json.dumps({**row, "plan_seed": seed}, sort_keys=True)
-    return {"id": hashlib.sha256(content.encode()).hexdigest()[:24], **row}
+    return {"id": hashlib.sha256(content.encode()).hexdigest()[:24], **row, **_NO_HIERARCHY}

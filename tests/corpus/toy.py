@@ -48,9 +48,14 @@ def make_plans(count: int, words: int = 3) -> list[dict[str, Any]]:
             "spec_sha256": "s",
             "section_id": "sec",
             "section_text": "lyra likes what is american",
+            "domain": "taste",
+            "subdomain": "cheese",
+            "assertion": "lyra likes what is american",
             "doc_type": ("memo", "note")[i % 2],
             "idea": f"{ideas[i % 4]} {i}",
             "assistant": "lyra",
+            "maker": "the dairy",
+            "system": "",
             "prompt": " ".join(
                 ("lyra", "likes", "cheddar", "it", "is")[(i + k) % 5] for k in range(words)
             ),
