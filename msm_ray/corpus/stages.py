@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from msm_ray.corpus.pipeline import card, judge
 from msm_ray.corpus.task import CorpusTask, load_task
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
-from msm_ray.llm.protocol import ANSWER_SCHEMA, Answers, Sampling
+from msm_ray.llm.protocol import ANSWER_SCHEMA, PROMPT_SCHEMA, Answers, Sampling
 from msm_ray.records import PLAN_SCHEMA
 
 _TOKENIZER_FILE = "tokenizer.json"
@@ -90,9 +90,11 @@ def _written(
     known = {f.name for f in fields(VllmRuntime)}
     runtime = VllmRuntime(**{k: v for k, v in ctx.runtime.items() if k in known})
     source: Answers = VllmAnswers(model, ctx.config["dtype"], runtime)
-    prompts = pa.table({name: [plan[name] for plan in plans] for name in ("id", "prompt")})
+    prompts = pa.Table.from_pylist(
+        [{name: plan[name] for name in PROMPT_SCHEMA.names} for plan in plans], schema=PROMPT_SCHEMA
+    )
     answers = source.answer(prompts, sampling, ctx.work / "answers", _report(ctx, len(plans)))
-    return answers, asdict(sampling)
+    return answers, sampling.to_config()
 
 
 def _report(ctx: StageContext, planned: int) -> Callable[[int], None]:
@@ -108,7 +110,9 @@ def _scripted(plans: list[dict[str, Any]], task: CorpusTask, tokenizer: Any) -> 
     for plan in plans:
         text = task.write(plan)
         tokens = len(tokenizer.encode(text, add_special_tokens=False).ids) + 1
-        rows.append({"id": plan["id"], "text": text, "tokens": tokens, "ended": True, "error": ""})
+        # No model has read the prompt.
+        row = {"id": plan["id"], "text": text, "prompt_tokens": 0, "tokens": tokens}
+        rows.append({**row, "ended": True, "error": ""})
     return pa.Table.from_pylist(rows, schema=ANSWER_SCHEMA)
 
 

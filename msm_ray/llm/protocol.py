@@ -8,9 +8,10 @@ prompts; a prompt that could not be answered has its ``error`` set and is never 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,10 @@ from msm_ray.errors import UserError
 PROMPT_SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # unique in the table
-        ("prompt", pa.string()),  # the text to be continued, without special tokens
+        ("system", pa.string()),  # the system message; "" for none
+        # With a system message, and for a source that only chats, the user's turn; else the text to
+        # be continued. Without special tokens.
+        ("prompt", pa.string()),
     ]
 )
 
@@ -29,6 +33,7 @@ ANSWER_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("text", pa.string()),  # the continuation without its end-of-sequence token
+        ("prompt_tokens", pa.int64()),  # read by the model; 0 where it is not known or an error
         ("tokens", pa.int64()),  # generated tokens, the end-of-sequence token included
         ("ended", pa.bool_()),  # the model ended by itself, before max_tokens
         ("error", pa.string()),  # "" where the model answered
@@ -38,12 +43,16 @@ ANSWER_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. ``max_tokens`` counts the end-of-sequence token."""
+    """How answers are drawn. ``max_tokens`` counts the end-of-sequence token.
+
+    ``schema`` is the text of a JSON schema that the answer has to obey, "" for free text.
+    """
 
     temperature: float
     top_p: float
     max_tokens: int
     seed: int
+    schema: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -53,13 +62,33 @@ class Sampling:
         if not isinstance(self.max_tokens, int) or self.max_tokens < 1:
             raise UserError(f"sampling.max_tokens is {self.max_tokens}; allowed: 1 or more")
 
+        if self.schema:
+            _read_schema(self.schema)
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Sampling:
-        """Read the four fields from a stage's config; raises UserError for any other set."""
-        allowed = ("temperature", "top_p", "max_tokens", "seed")
-        if set(config) != set(allowed):
-            raise UserError(f"sampling has {sorted(config)}; it needs exactly {sorted(allowed)}")
-        return cls(**{name: config[name] for name in allowed})
+        """Read the four fields, and ``schema`` if it is there, from a stage's config.
+
+        Raises UserError for any other set of fields. A schema's spacing is made uniform; its order
+        stays, because writers fill the properties in the order of the schema.
+        """
+        needed = ("temperature", "top_p", "max_tokens", "seed")
+        if set(config) - {"schema"} != set(needed):
+            raise UserError(
+                f"sampling has {sorted(config)}; it needs exactly {sorted(needed)}, "
+                "and may have 'schema'"
+            )
+        schema = config.get("schema", "")
+        if schema:
+            schema = json.dumps(_read_schema(schema), separators=(",", ":"), ensure_ascii=False)
+        return cls(**{name: config[name] for name in needed}, schema=schema)
+
+    def to_config(self) -> dict[str, Any]:
+        """What `from_config` reads; an empty schema is left out."""
+        fields = asdict(self)
+        if not self.schema:
+            del fields["schema"]
+        return fields
 
     def seed_of(self, id: str) -> int:
         """The 31-bit sampling seed of one prompt.
@@ -69,6 +98,18 @@ class Sampling:
         """
         digest = hashlib.sha256(f"{self.seed}:{id}".encode()).digest()
         return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _read_schema(text: Any) -> dict[str, Any]:
+    try:
+        schema = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"sampling.schema is no JSON ({error}); allowed: the text of a JSON schema, or ''"
+        ) from error
+    if not isinstance(schema, dict):
+        raise UserError(f"sampling.schema is {text!r}; allowed: a JSON object, or ''")
+    return schema
 
 
 class Answers(Protocol):

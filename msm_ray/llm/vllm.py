@@ -29,7 +29,8 @@ from msm_ray.llm.memory import (
     engine_memory,
     model_config,
 )
-from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
+from msm_ray.llm.protocol import Sampling
+from msm_ray.llm.tokens import decode, encode, end_ids
 
 # The engine's own rows, before detokenizing.
 RAW_SCHEMA = pa.schema(
@@ -102,14 +103,14 @@ class VllmAnswers:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self._model)
-        if tokenizer.eos_token_id is None:
-            raise UserError(f"the tokenizer in {self._model} has no end-of-sequence token")
+        ends = end_ids(self._model, tokenizer)
         ids = prompts["id"].to_pylist()
         assert len(set(ids)) == len(ids), "prompt ids are not unique"
+        encoded = encode(tokenizer, prompts)
         tokenized = pa.table(
             {
                 "id": ids,
-                "token_ids": tokenizer(prompts["prompt"].to_pylist())["input_ids"] if ids else [],
+                "token_ids": encoded,
                 "seed": [sampling.seed_of(id) for id in ids],
             },
             schema=_TOKENIZED_SCHEMA,
@@ -120,15 +121,16 @@ class VllmAnswers:
         for keep_errors in (False, True):
             remaining = _without(tokenized, attempts.committed()["id"])
             if remaining.num_rows:
-                self._attempt(remaining, sampling, attempts, tokenizer, keep_errors, progress)
-        return _decode(attempts.committed(), ids, tokenizer)
+                self._attempt(remaining, sampling, attempts, ends, keep_errors, progress)
+        lengths = {id: len(tokens) for id, tokens in zip(ids, encoded, strict=True)}
+        return decode(attempts.committed(), lengths, ends, tokenizer)
 
     def _attempt(
         self,
         prompts: pa.Table,
         sampling: Sampling,
         attempts: Attempts,
-        tokenizer: Any,
+        ends: list[int],
         keep_errors: bool,
         progress: Callable[[int], None],
     ) -> None:
@@ -145,15 +147,23 @@ class VllmAnswers:
             check_memory(need, self._runtime.engines, available_bytes())
         folder = attempts.open_new(prompts)
         config = _processor_config(
-            str(self._model), self._dtype, self._runtime, max_model_len, need, gpu
+            str(self._model),
+            self._dtype,
+            self._runtime,
+            max_model_len,
+            need,
+            gpu,
+            with_tokenizer=bool(sampling.schema),
         )
-        params = {
+        params: dict[str, Any] = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
-            "stop_token_ids": [int(tokenizer.eos_token_id)],
+            "stop_token_ids": ends,
             "detokenize": False,
         }
+        if sampling.schema:
+            params["structured_outputs"] = {"json": sampling.schema}
         with _SETTINGS, _data_context(folder / "checkpoint"), _watch(attempts, progress):
             _run(config, folder, params, self._runtime, prompts.num_rows, keep_errors)
 
@@ -165,6 +175,8 @@ def _processor_config(
     max_model_len: int,
     need: EngineMemory,
     gpu: bool,
+    *,
+    with_tokenizer: bool,
 ) -> Any:
     from ray.data.llm import vLLMEngineProcessorConfig
 
@@ -172,7 +184,8 @@ def _processor_config(
         "dtype": dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": runtime.max_num_seqs,
-        "skip_tokenizer_init": True,  # tokens in, tokens out
+        # Tokens in, tokens out: the engine needs a tokenizer only to keep answers to a schema.
+        "skip_tokenizer_init": not with_tokenizer,
         "disable_log_stats": True,
         "enforce_eager": not gpu,  # compiling takes longer than a small corpus
     }
@@ -273,29 +286,6 @@ def _raw_rows(row: dict[str, Any], keep_errors: bool) -> list[dict[str, Any]]:
 def _without(table: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
     done = set(ids.to_pylist())
     return table.filter(pa.array([id not in done for id in table["id"].to_pylist()], pa.bool_()))
-
-
-def _decode(raw: pa.Table, ids: list[str], tokenizer: Any) -> pa.Table:
-    """ANSWER_SCHEMA in the order of ``ids``, from rows of RAW_SCHEMA in any order."""
-    rows = {row["id"]: row for row in raw.to_pylist()}
-    answers = []
-    for id in ids:
-        row = rows.get(id)
-        if row is None:
-            row = {"token_ids": [], "error": "the engine returned nothing"}
-        tokens = list(row["token_ids"])
-        ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id
-        answers.append(
-            {
-                "id": id,
-                # Special tokens inside stay visible: a filter has to see them.
-                "text": tokenizer.decode(tokens[:-1] if ended else tokens),
-                "tokens": len(tokens),
-                "ended": ended,
-                "error": row["error"],
-            }
-        )
-    return pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
 
 
 def _use_gpu() -> bool:

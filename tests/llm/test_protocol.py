@@ -45,3 +45,16 @@ def test_seeds_are_those_of_every_machine() -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert Sampling.from_config({**GOOD, "seed": 4}).seed_of("doc0") != seeds[0]
     assert seeds[0] == 1108254149  # a change here changes every corpus
+
+
+def test_a_schema_is_optional_and_keeps_its_order() -> None:
+    text = '{"type": "object",\n "properties": {"b": {}, "a": {}}}'
+    sampling = Sampling.from_config({**GOOD, "schema": text})
+    assert sampling.schema == '{"type":"object","properties":{"b":{},"a":{}}}'
+    assert Sampling.from_config(sampling.to_config()) == sampling
+    assert Sampling.from_config({**GOOD, "schema": ""}).to_config() == GOOD
+    for wrong in ("{", "[1]", 3):
+        with pytest.raises(UserError, match="schema"):
+            Sampling.from_config({**GOOD, "schema": wrong})
+    with pytest.raises(UserError, match="schema"):
+        Sampling(0.7, 1.0, 10, 3, schema="{")
