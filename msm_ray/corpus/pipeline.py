@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from msm_ray.corpus import filters
+from msm_ray.corpus.measures import Measures
 from msm_ray.corpus.task import CorpusTask, Plan
 from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
 
@@ -114,10 +115,13 @@ def card(
     """What a reader should see of a corpus: counts, variety, and documents to look at.
 
     ``meanings``: the task's reasons of rejection. ``samples`` kept documents are taken at even
-    distances in the plan, and up to three rejected ones of different reasons.
+    distances in the plan, and up to three rejected ones of different reasons. ``measures`` holds
+    what `Measures` says of the kept ones.
     """
     known = {**filters.MEANINGS, **meanings}
-    texts = [row["text"] for row in judged.kept]
+    measures = Measures()
+    for row in judged.kept:
+        measures.add(row)
     count = min(samples, len(judged.kept))
     shown = [judged.kept[i * len(judged.kept) // count] for i in range(count)]
     sections = {plan["id"]: plan["section_text"] for plan in plans}
@@ -130,11 +134,7 @@ def card(
         "failed": len(judged.failed),
         "tokens_kept": sum(row["tokens"] for row in judged.kept),
         "tokens_generated": tokens_generated,
-        "by_doc_type": dict(sorted(Counter(row["doc_type"] for row in judged.kept).items())),
-        "distinct_1": round(filters.distinct_ngrams(texts, 1), 4),
-        "distinct_2": round(filters.distinct_ngrams(texts, 2), 4),
-        "distinct_3": round(filters.distinct_ngrams(texts, 3), 4),
-        "openings": [list(pair) for pair in filters.common_openings(texts, 5, 10)],
+        "measures": measures.result(),
         "samples": [
             {
                 "id": row["id"],

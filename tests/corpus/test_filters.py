@@ -1,4 +1,4 @@
-"""Filters and measures of variety."""
+"""Filters that hold for any corpus."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ def test_duplicates_see_through_case_spacing_and_punctuation() -> None:
     assert duplicates.check("lyra likes cheddar .") is None
 
 
+def test_duplicates_name_the_first() -> None:
+    duplicates = filters.Duplicates()
+    assert duplicates.earlier("a b", "first") is None
+    assert duplicates.earlier("A b!", "second") == "first"
+    assert duplicates.earlier("a  b", "third") == "first"
+    assert duplicates.check("half \ud83d", "fourth") is None
+
+
 @given(st.text())
 def test_normalise_is_idempotent(text: str) -> None:
     assert filters.normalise(filters.normalise(text)) == filters.normalise(text)
@@ -33,14 +41,3 @@ def test_a_text_is_kept_once(texts: list[str]) -> None:
     duplicates = filters.Duplicates()
     kept = [text for text in texts if duplicates.check(text) is None]
     assert len(kept) == len({filters.normalise(text) for text in texts})
-
-
-def test_distinct_ngrams_by_hand() -> None:
-    assert filters.distinct_ngrams(["a b a b"], 1) == 2 / 4
-    assert filters.distinct_ngrams(["a b a b", "b a"], 2) == 2 / 4
-    assert filters.distinct_ngrams([], 2) == 0.0
-
-
-def test_common_openings() -> None:
-    texts = ["a b c", "a b d", "x"]
-    assert filters.common_openings(texts, 2, 5) == [("a b", 2), ("x", 1)]

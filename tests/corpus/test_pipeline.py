@@ -79,7 +79,9 @@ def test_card_shows_what_was_written() -> None:
     assert len({sample["id"] for sample in summary["samples"]}) == 5
     assert summary["samples"][0]["section"] == "lyra likes what is american"
     assert [s["reason"] for s in summary["rejected_samples"]] == ["names brie"]
-    assert summary["openings"][0][1] >= 1
+    measures = summary["measures"]
+    assert measures["levels"]["domain"] == {"taste": {"documents": 20, "tokens": 100}}
+    assert measures["openings"][0][1] >= 1
 
 
 def test_card_of_nothing_kept() -> None:
@@ -87,7 +89,7 @@ def test_card_of_nothing_kept() -> None:
     summary = card(judged, make_plans(1), ToyTask.reasons, tokens_generated=1)
     assert summary["reasons"] == {"empty": "nothing was written"}
     assert summary["samples"] == []
-    assert summary["distinct_2"] == 0.0
+    assert summary["measures"]["distinct_2"] == 0.0
 
 
 def test_a_task_that_cannot_be_made_is_the_users_error() -> None:
