@@ -33,6 +33,16 @@ class SpecSection:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """One numbered rule of a spec: ``label`` as the spec writes it, ``text`` verbatim with it."""
+
+    id: str
+    label: str
+    text: str
+    section_id: str
+
+
+@dataclass(frozen=True)
 class Spec:
     """A Model Spec: how an assistant should behave, and why.
 

@@ -31,8 +31,14 @@ def spec_value(spec: Spec) -> str:
 def check_spec(spec: Spec) -> str:
     """The spec's value. UserError if the micro-world cannot plan documents about this spec.
 
-    Only the cheeses in which the values are confounded may stand in it.
+    It must state preferences, which a spec for other models need not, and only the cheeses in which
+    the values are confounded may stand in it.
     """
+    if not spec.preferences:
+        raise UserError(
+            f"spec {spec.title!r} states no preference; write at least one bullet of the form "
+            "'- prefers X to Y, because REASON'"
+        )
     value = spec_value(spec)
     for preference in spec.preferences:
         for name, allowed in (
