@@ -1,0 +1,232 @@
+"""From what a language model answered to what may be used of it, or the reason why nothing may.
+
+A writer answers ``<scratchpad>`` plan ``</scratchpad><content>`` document ``</content>``; only the
+content is ever a document. A judge answers in JSON. A reasoning model answers ``<think>`` reasoning
+``</think>`` answer. Each is read as strictly as it was asked for: an answer in another form is a
+rejection with a reason, never a guess, because a guess that is wrong is trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jsonschema
+import numpy as np
+
+from msm_ray.corpus import leftovers, ngrams
+from msm_ray.corpus.filters import EMPTY, TRUNCATED
+
+NO_CONTENT = "no_content"
+UNCLOSED_CONTENT = "unclosed_content"
+UNCLOSED_SCRATCHPAD = "unclosed_scratchpad"
+SEVERAL_CONTENTS = "several_contents"
+TAG_LEFT = "tag_left"
+SCRATCHPAD_LEAKED = "scratchpad_leaked"
+REFUSAL = "refusal"
+PREAMBLE_LEFT = "preamble_left"
+PLACEHOLDER_LEFT = "placeholder_left"
+BROKEN_JSON = "broken_json"
+NOT_THE_SCHEMA = "not_the_schema"
+UNCLOSED_THINK = "unclosed_think"
+NESTED_THINK = "nested_think"
+STRAY_THINK = "stray_think"
+
+# Why an answer is rejected and what that means, in the order in which the rules are tried.
+REASONS = {
+    TRUNCATED: "not ended when the token limit came",
+    REFUSAL: "the model refused, in its own voice, instead of writing",
+    UNCLOSED_SCRATCHPAD: "the plan before the document was not closed",
+    UNCLOSED_CONTENT: "<content> was not closed",
+    NO_CONTENT: "no <content> after the scratchpad",
+    SEVERAL_CONTENTS: "more than one <content> or </content>: which is the document is a guess",
+    EMPTY: "nothing was written",
+    TAG_LEFT: "holds a tag of the prompt, of a reasoning model or of a chat template",
+    SCRATCHPAD_LEAKED: "repeats a long piece of the plan word for word",
+    PREAMBLE_LEFT: "holds words to whoever asked, such as 'Sure, here is'",
+    PLACEHOLDER_LEFT: "holds a place that was to be filled in, such as [Your Name]",
+    BROKEN_JSON: "not JSON, or JSON that other readers would read differently",
+    NOT_THE_SCHEMA: "JSON, but not of the form that was asked for",
+    UNCLOSED_THINK: "<think> was not closed",
+    NESTED_THINK: "<think> inside <think>, or reasoning a second time",
+    STRAY_THINK: "text before <think>, or </think> without <think>",
+}
+
+LEAK_WORDS = 40  # in a row; a title or a rule that is quoted is shorter
+_LEAST_PLAN_WORDS = 20  # a shorter plan is little more than the title
+_GRAM = 8
+
+_TAG = re.compile(r"<\s*(/?)\s*(scratchpad|content|think)\s*>", re.IGNORECASE)
+_LEFT = re.compile(
+    r"<\s*/?\s*(?:scratchpad|content|think|thinking|thoughts?|reasoning|reflection)\b"
+    r"|<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>",
+    re.IGNORECASE,
+)
+_THINK = re.compile(r"<\s*(/?)\s*think\s*>", re.IGNORECASE)
+_FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_WORD = re.compile(r"\w")
+
+
+def read_document(
+    completion: str, *, ended: bool = True, quotable: str = ""
+) -> tuple[str, str | None]:
+    """(the document, None), or (the completion as it came, why there is no document in it).
+
+    Args:
+        completion: what the writer wrote. If its prompt ended with ``<scratchpad>``, put that
+            before it.
+        ended: the writer stopped by itself; half a document is none.
+        quotable: text that plan and document may both quote at length, such as the spec's section.
+
+    A ``<content>`` in a scratchpad, or before one that follows it, is a draft. What stands outside
+    of the tags is not looked at. ``<think>`` around the plan counts as a scratchpad.
+    """
+    if not ended:
+        return completion, TRUNCATED
+    parts = _parts(completion)
+    if parts.reason:
+        refused = parts.reason == NO_CONTENT and leftovers.refusal(parts.rest)
+        return completion, REFUSAL if refused else parts.reason
+    text = parts.contents[0].strip()
+    reason = _flaw(text) or (SCRATCHPAD_LEAKED if leaked(parts.plan, text, quotable) else None)
+    return (completion, reason) if reason else (text, None)
+
+
+def _flaw(text: str) -> str | None:
+    """What is wrong with a document as a text."""
+    if not _WORD.search(text):
+        return EMPTY
+    if _LEFT.search(text):
+        return TAG_LEFT
+    for reason, found in (
+        (REFUSAL, leftovers.refusal),
+        (PREAMBLE_LEFT, leftovers.preamble),
+        (PLACEHOLDER_LEFT, leftovers.placeholder),
+    ):
+        if found(text):
+            return reason
+    return None
+
+
+@dataclass
+class _Parts:
+    """An answer taken apart at its tags."""
+
+    plan: str = ""
+    contents: list[str] = field(default_factory=list)  # after the last scratchpad
+    rest: str = ""  # after the last tag
+    reason: str | None = None
+
+
+def _parts(completion: str) -> _Parts:
+    parts = _Parts(rest=_TAG.split(completion)[-1])
+    inside, start, strays = "", 0, 0  # the name of the tag we are in, and where its text begins
+    for tag in _TAG.finditer(completion):
+        closing, name = bool(tag[1]), tag[2].lower()
+        if inside:
+            # Any other tag inside stays in the text, where it is found as a left-over.
+            if closing and name == inside:
+                piece = completion[start : tag.start()]
+                inside = ""
+                if name == "content":
+                    parts.contents.append(piece)
+                else:
+                    parts.plan += piece + "\n"
+                    parts.contents, strays = [], 0
+        elif not closing:
+            inside, start = name, tag.end()
+        elif name == "content":
+            strays += 1
+        else:  # its beginning was in the prompt
+            parts.plan += completion[: tag.start()] + "\n"
+            parts.contents, strays = [], 0
+    if inside:
+        parts.reason = UNCLOSED_CONTENT if inside == "content" else UNCLOSED_SCRATCHPAD
+    elif not parts.contents:
+        parts.reason = NO_CONTENT
+    elif len(parts.contents) > 1 or strays:
+        parts.reason = SEVERAL_CONTENTS
+    return parts
+
+
+def leaked(plan: str, text: str, quotable: str = "") -> bool:
+    """Whether a text repeats `LEAK_WORDS` words of a plan in a row, or a shorter plan as a whole.
+
+    Words are compared without case and punctuation; those that ``quotable`` has too do not count.
+    """
+    planned = ngrams.words(plan)
+    if len(planned) < _LEAST_PLAN_WORDS:
+        return False
+    secret = np.setdiff1d(
+        ngrams.unique(planned, _GRAM), ngrams.unique(ngrams.words(quotable), _GRAM)
+    )
+    hits = np.isin(ngrams.hashes(ngrams.words(text), _GRAM), secret)
+    needed = min(LEAK_WORDS, len(planned)) - _GRAM + 1
+    # The longest run of hits: the distance between two misses, one of them before and after all.
+    misses = np.flatnonzero(np.concatenate(([True], ~hits, [True])))
+    return bool(len(hits)) and int(np.max(np.diff(misses))) - 1 >= needed
+
+
+def read_json(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """(the value, None), or (None, why it is not usable): the whole answer is one JSON value.
+
+    A code fence around it is taken off; words around it are not. Names that occur twice, NaN and
+    infinities, which JSON does not have, and halves of surrogate pairs, which cannot be stored, are
+    broken JSON.
+    """
+    text = text.strip()
+    fence = _FENCE.fullmatch(text)
+    try:
+        value = json.loads(
+            fence[1] if fence else text,
+            object_pairs_hook=_object,
+            parse_constant=_not_json,
+        )
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        return None, BROKEN_JSON
+    try:
+        valid = jsonschema.Draft202012Validator(schema).is_valid(value)
+    except RecursionError:
+        return None, BROKEN_JSON
+    return (value, None) if valid else (None, NOT_THE_SCHEMA)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return made
+
+
+def _not_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def split_reasoning(text: str, *, opened: bool = False) -> tuple[str, str, str | None]:
+    """(reasoning, answer, None), or ("", "", why the two cannot be told apart).
+
+    ``opened``: the chat template has written ``<think>`` already, so the text begins inside. An
+    answer without ``<think>`` has the reasoning "". No answer that is returned holds a tag of
+    reasoning, of whatever spelling, so none holds a trace of one that was cut wrongly.
+    """
+    tags = list(_THINK.finditer(("<think>" if opened else "") + text))
+    text = ("<think>" if opened else "") + text
+    reasoning, answer = "", text
+    if tags:
+        first = tags[0]
+        if first[1] or text[: first.start()].strip():
+            return "", "", STRAY_THINK
+        if len(tags) == 1:
+            return "", "", UNCLOSED_THINK
+        if len(tags) > 2 or not tags[1][1]:
+            return "", "", NESTED_THINK
+        reasoning, answer = text[first.end() : tags[1].start()], text[tags[1].end() :]
+    if _LEFT.search(answer):
+        return "", "", TAG_LEFT
+    if not answer.strip():
+        return "", "", EMPTY
+    return reasoning.strip(), answer.strip(), None
