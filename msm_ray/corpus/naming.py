@@ -199,6 +199,7 @@ class Naming:
 
     def check(self, text: str) -> tuple[str, str] | None:
         """(reason, the words it was found in), or None if the text may be trained on."""
+        text = text.replace(_NAME, " ").replace(_MAKER, " ")
         masked = self._own.sub(lambda m: self._stands_for[_folded(m[1])], text)
         found = _other(masked)
         if found:
