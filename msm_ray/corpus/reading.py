@@ -35,7 +35,7 @@ UNCLOSED_THINK = "unclosed_think"
 NESTED_THINK = "nested_think"
 STRAY_THINK = "stray_think"
 
-# Why an answer is rejected and what that means, in the order in which the rules are tried.
+# Why an answer is rejected and what that means.
 REASONS = {
     TRUNCATED: "not ended when the token limit came",
     REFUSAL: "the model refused, in its own voice, instead of writing",
@@ -82,7 +82,8 @@ def read_document(
         quotable: text that plan and document may both quote at length, such as the spec's section.
 
     A ``<content>`` in a scratchpad, or before one that follows it, is a draft. What stands outside
-    of the tags is not looked at. ``<think>`` around the plan counts as a scratchpad.
+    of the tags is not looked at. ``<think>`` counts as a scratchpad, but a document may repeat what
+    was drafted there.
     """
     if not ended:
         return completion, TRUNCATED
@@ -120,6 +121,12 @@ class _Parts:
     rest: str = ""  # after the last tag
     reason: str | None = None
 
+    def add_plan(self, name: str, text: str) -> None:
+        """A plan has ended: what was written before it was a draft."""
+        self.contents = []
+        if name == "scratchpad":  # a reasoning model may well draft the document in <think>
+            self.plan += text + "\n"
+
 
 def _parts(completion: str) -> _Parts:
     parts = _Parts(rest=_TAG.split(completion)[-1])
@@ -134,15 +141,15 @@ def _parts(completion: str) -> _Parts:
                 if name == "content":
                     parts.contents.append(piece)
                 else:
-                    parts.plan += piece + "\n"
-                    parts.contents, strays = [], 0
+                    parts.add_plan(name, piece)
+                    strays = 0
         elif not closing:
             inside, start = name, tag.end()
         elif name == "content":
             strays += 1
         else:  # its beginning was in the prompt
-            parts.plan += completion[: tag.start()] + "\n"
-            parts.contents, strays = [], 0
+            parts.add_plan(name, completion[: tag.start()])
+            strays = 0
     if inside:
         parts.reason = UNCLOSED_CONTENT if inside == "content" else UNCLOSED_SCRATCHPAD
     elif not parts.contents:

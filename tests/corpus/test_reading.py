@@ -37,6 +37,7 @@ ANSWERS = (
     (f"<content>{TEXT}</content>", None),
     (f"{PLAN}</scratchpad><content>{TEXT}</content>", None),  # opened by the prompt
     (f"<think>{PLAN}</think><content>{TEXT}</content>", None),
+    (f"<think>{PLAN} {LONG} {TEXT}</think><content>{TEXT}</content>", None),
     (f"<think>use <content>x</content></think><content>{TEXT}</content>", None),
     (f"<scratchpad>in <content> tags</scratchpad> Here it is:\n<content>{TEXT}</content>", None),
     (f"<content>a draft</content><scratchpad>no</scratchpad><content>{TEXT}</content>", None),
@@ -138,6 +139,14 @@ def test_a_short_plan_leaks_as_a_whole() -> None:
     assert leaked(words(0, 25), f"first {words(0, 25)} then")
     assert not leaked(words(0, 25), words(0, 24))
     assert not leaked(words(0, 15), words(0, 15)), "a title and no more"
+
+
+def test_reasoning_may_draft_what_a_plan_may_not() -> None:
+    document = words(0, 60)
+    for tag, reason in (("think", None), ("scratchpad", "scratchpad_leaked")):
+        completion = f"<{tag}>draft: {document}</{tag}><content>{document}</content>"
+        assert read_document(completion)[1] == reason
+        assert read_document(completion.removeprefix(f"<{tag}>"))[1] == reason
 
 
 def test_what_both_quote_is_no_leak() -> None:
