@@ -66,8 +66,8 @@ PLAN_SCHEMA = pa.schema(
     [
         ("id", pa.string()),  # content hash of the row: no two documents of a plan share it
         ("index", pa.int64()),  # position in the plan, from 0
-        ("spec_sha256", pa.string()),
-        ("section_id", pa.string()),
+        ("spec_sha256", pa.string()),  # of the spec as the writer reads it, names filled in
+        ("section_id", pa.string()),  # of a section or a rule
         ("section_text", pa.string()),  # verbatim
         # Where the document stands in the plan's hierarchy; "" where the plan has no such level.
         ("domain", pa.string()),

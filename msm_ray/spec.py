@@ -26,6 +26,7 @@ MAX_BYTES = 4 * 2**20  # a spec is prose: more than this is some other file
 ID_DIGITS = 16
 
 _PLACEHOLDER = re.compile(r"\{(model_name|provider_name)\}")
+_BREAK = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _HEADING = re.compile(r"^ {0,3}(#{1,6})(?:[ \t]+(.*))?$")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$")
 _BULLET = re.compile(r"^\s*[-*+][ \t]+(.*)$")
@@ -90,7 +91,7 @@ def fill(spec: Spec, name: str, maker: str) -> Spec:
     values = {"model_name": name, "provider_name": maker}
     for placeholder in sorted(set(_PLACEHOLDER.findall(spec.text))):
         value = values[placeholder]
-        if not value.strip() or not value.isprintable():
+        if not is_line(value):
             what = "the assistant's name" if placeholder == "model_name" else "its maker"
             raise UserError(
                 f"spec {spec.title!r} has {{{placeholder}}} and {what} is {value!r}; "
@@ -98,6 +99,11 @@ def fill(spec: Spec, name: str, maker: str) -> Spec:
             )
     text = _PLACEHOLDER.sub(lambda match: values[match[1]], spec.text)
     return spec if text == spec.text else _parse(text, spec.title)
+
+
+def is_line(text: str) -> bool:
+    """Whether ``text`` can be a name: on one line, and not blank. Marks of direction are fine."""
+    return bool(text.strip()) and _BREAK.search(text) is None
 
 
 def rough_tokens(text: str) -> int:
