@@ -282,6 +282,10 @@ def _error(message: str) -> dict[str, Any]:
 
 
 def _responder(arguments: argparse.Namespace) -> Respond:
+    if arguments.corpus:
+        from msm_ray.corpus.rehearsal import respond
+
+        return respond
     if arguments.task:
         import pyarrow.parquet as pq
 
@@ -303,6 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="scripted", help="the name to list")
     parser.add_argument("--rules", type=Path, help="rules.json")
+    parser.add_argument("--corpus", action="store_true", help="answer the jobs of msm_ray.corpus")
     parser.add_argument("--task", help="package.module:Class of a corpus task")
     parser.add_argument("--task-args", default="{}", help="JSON")
     parser.add_argument("--plan", type=Path, help="plan.parquet whose prompts the task answers")

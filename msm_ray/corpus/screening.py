@@ -1,0 +1,119 @@
+"""Which of a writer's answers may be trained on: every check that needs no model, in one order.
+
+    read -> length -> identity -> contamination          each answer by itself
+    near duplicates                                      in the order of the plan, over all of them
+
+Pure: answers in, verdicts out. What asks the models is `writing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msm_ray.corpus import contamination, naming, near, reading, verdicts
+from msm_ray.corpus.contamination import Contamination
+from msm_ray.corpus.naming import Identity, Naming, RuleIds
+from msm_ray.corpus.near import NearDuplicates
+from msm_ray.errors import UserError
+
+TOO_SHORT = "too_short"
+TOO_LONG = "too_long"
+REASONS = {
+    **reading.REASONS,
+    TOO_SHORT: "fewer words than a document needs",
+    TOO_LONG: "more words than a document may have",
+    **naming.REASONS,
+    **contamination.REASONS,
+    **verdicts.REASONS,
+    **near.REASONS,
+}
+
+
+@dataclass(frozen=True)
+class ScreenConfig:
+    """What a document must be.
+
+    ``min_words``, ``max_words``: its length. ``must_name``: it has to name the assistant.
+    ``aliases``: further words that mean the assistant. ``near_threshold``: Jaccard similarity from
+    which on two documents are near duplicates. ``contamination_words``: so many words in a row
+    shared with an evaluation item are too many. ``check_rules``: rule ids that a document cites
+    must be in the spec.
+    """
+
+    min_words: int
+    max_words: int
+    must_name: bool = False
+    aliases: tuple[str, ...] = ()
+    near_threshold: float = 0.8
+    contamination_words: int = 8
+    check_rules: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_words <= self.max_words:
+            raise UserError(
+                f"screen.min_words is {self.min_words} and max_words {self.max_words};"
+                " allowed: 0 <= min_words <= max_words"
+            )
+        if not 0 < self.near_threshold <= 1:
+            raise UserError(
+                f"screen.near_threshold is {self.near_threshold}; allowed: above 0, at most 1"
+            )
+        if self.contamination_words < contamination.LEAST_WORDS:
+            raise UserError(
+                f"screen.contamination_words is {self.contamination_words};"
+                f" allowed: {contamination.LEAST_WORDS} or more"
+            )
+
+
+class Screen:
+    """The checks of one corpus.
+
+    Args:
+        config: what a document must be.
+        identity: whose documents they are.
+        rule_labels: of the rules that the spec has; none if it has no numbered rules.
+        spec_text: what documents may share with evaluation items, because the spec says it.
+        items: (id, text) of every evaluation item.
+    """
+
+    def __init__(
+        self,
+        config: ScreenConfig,
+        identity: Identity,
+        rule_labels: Sequence[str],
+        spec_text: str,
+        items: Iterable[tuple[str, str]],
+    ) -> None:
+        self._config = config
+        rules = RuleIds.of_labels(rule_labels) if config.check_rules and rule_labels else None
+        self._naming = Naming(identity, must_name=config.must_name, rules=rules)
+        self._contamination = Contamination(items, config.contamination_words, allowed=(spec_text,))
+        self._near = NearDuplicates(config.near_threshold)
+
+    def read(self, plan: Mapping[str, Any], answer: Mapping[str, Any]) -> tuple[str, str | None]:
+        """(document, None), or (what was answered, the reason against it)."""
+        text, reason = reading.read_document(
+            answer["text"], ended=answer["ended"], quotable=plan["section_text"]
+        )
+        if reason:
+            return text, reason
+        words = len(text.split())
+        if words < self._config.min_words:
+            return text, TOO_SHORT
+        if words > self._config.max_words:
+            return text, TOO_LONG
+        named = self._naming.check(text)
+        if named:
+            return text, named[0]
+        found = self._contamination.check(text)
+        return text, found[0] if found else None
+
+    def repeated(self, id: str, text: str) -> str | None:
+        """The reason if an earlier document is the same or nearly so; remembers a new one.
+
+        To be asked in the order of the plan, of documents that are to be kept otherwise.
+        """
+        found = self._near.check(id, text)
+        return found[0] if found else None

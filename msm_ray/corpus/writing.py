@@ -1,0 +1,330 @@
+"""The stage that writes a corpus with a language model: a plan in, screened documents out.
+
+The plan is read in batches, so that memory does not grow with it. Each batch is asked for, read,
+screened and, where there is a judge, judged; what was rejected or failed is asked for again, as a
+new draft, until the corpus is whole or ``drafts`` are used up. Every planned document ends as kept,
+as rejected for its last draft's reason, or as failed with its last error. Answers lie in the
+stage's scratch as they come: killed and called again, nothing is asked twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from msm_ray.corpus import verdicts
+from msm_ray.corpus.measures import Measures
+from msm_ray.corpus.naming import Identity
+from msm_ray.corpus.screening import REASONS, Screen
+from msm_ray.corpus.verdicts import judge_prompt, read_verdict, rewrite_prompt
+from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers, Sampling
+from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
+
+BATCH_ROWS = 4096
+SAMPLES = 5
+_PLAN_COLUMNS = ("index", "prompt", "section_text")  # of a plan row, besides the document's own
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and how it is asked. ``name`` goes into the rows' provenance."""
+
+    name: str
+    answers: Answers
+    sampling: Sampling
+
+
+@dataclass
+class Tally:
+    """What was asked of the models so far."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    judge_prompt_tokens: int = 0
+    judge_tokens: int = 0
+
+
+@dataclass
+class _Draft:
+    """One document under way in a batch."""
+
+    plan: Row
+    text: str = ""
+    tokens: int = 0
+    reason: str = ""  # why it is rejected; "" while nothing is against it
+    error: str = ""  # why there is no answer
+
+
+@dataclass
+class Writing:
+    """One corpus being written.
+
+    Args:
+        writer: who writes.
+        judge: who judges; None keeps what passes the screen.
+        rewrite: an unfaithful document goes back to the writer once, with the judge's problems.
+        screen: the checks that need no model.
+        identity: whose documents they are.
+        drafts: how often a document is asked for at most.
+        work: scratch that survives a killed process.
+        progress: called with the documents asked for so far in a draft, the draft (from 0), and
+            how many this draft asks for (None: all).
+    """
+
+    writer: Source
+    judge: Source | None
+    rewrite: bool
+    screen: Screen
+    identity: Identity
+    drafts: int
+    work: Path
+    progress: Callable[[int, int, int | None], None]
+    tally: Tally = field(default_factory=Tally)
+
+    def run(self, plan: Path, out: Path) -> Row:
+        """Write the documents of ``plan`` (a Parquet file of PLAN_SCHEMA) into the folder ``out``.
+
+        Returns:
+            The card: counts that add up, reasons, variety of the kept, samples.
+        """
+        planned = pq.read_metadata(plan).num_rows
+        sink = _Sink(out, self.writer)
+        open_ids: set[str] | None = None  # None: all
+        redrafted: list[int] = []
+        for draft in range(self.drafts):
+            is_last = draft + 1 == self.drafts
+            unsettled: set[str] = set()
+            asked = 0
+            for number, batch in _batches(plan, open_ids):
+                work = self.work / f"draft-{draft}" / f"{number:05d}"
+                progress = partial(self._tell, draft, asked, open_ids)
+                for made in self._batch(batch, draft, work, progress):
+                    if made.reason or made.error:
+                        unsettled.add(made.plan["id"])
+                    sink.add(made, is_last)
+                asked += batch.num_rows
+            if not unsettled:
+                break
+            open_ids = unsettled
+            if not is_last:
+                redrafted.append(len(unsettled))
+        card = sink.close()
+        total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
+        assert total == planned, f"{planned} documents were planned, {total} came out"
+        return {"planned": planned, **card, "redrafted": redrafted}
+
+    def _tell(self, draft: int, before: int, open_ids: Collection[str] | None, done: int) -> None:
+        self.progress(before + done, draft, len(open_ids) if open_ids is not None else None)
+
+    def _batch(
+        self, batch: pa.Table, draft: int, work: Path, progress: Callable[[int], None]
+    ) -> list[_Draft]:
+        """Ask for a batch's documents, screen and judge them, in the order of the plan."""
+        names = [n for n in batch.schema.names if n != "system"]
+        drafts = [_Draft(row) for row in batch.select(names).to_pylist()]
+        prompts = pa.table(
+            {
+                "id": [_draft_id(d.plan["id"], draft) for d in drafts],
+                "system": batch["system"],
+                "prompt": batch["prompt"],
+            },
+            schema=PROMPT_SCHEMA,
+        )
+        self._write(drafts, prompts, work / "written", progress)
+        systems = dict(zip(batch["id"].to_pylist(), batch["system"], strict=True))
+        found = self._judge(drafts, draft, work / "judged")
+        if self.rewrite and found:
+            again = [d for d in drafts if d.plan["id"] in found]
+            prompts = _table(
+                [
+                    {
+                        "id": f"{_draft_id(d.plan['id'], draft)}/rewrite",
+                        "system": systems[d.plan["id"]].as_py(),
+                        "prompt": rewrite_prompt(
+                            d.text, d.plan["prompt"], found[d.plan["id"]], self.identity
+                        ),
+                    }
+                    for d in again
+                ]
+            )
+            self._write(again, prompts, work / "rewritten")
+            self._judge(again, draft, work / "judged-again")
+        for d in drafts:
+            if not (d.reason or d.error):
+                d.reason = self.screen.repeated(d.plan["id"], d.text) or ""
+        return drafts
+
+    def _write(
+        self,
+        drafts: Sequence[_Draft],
+        prompts: pa.Table,
+        work: Path,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Fill in what the writer answers, and what the screen says of it."""
+        answers = self.writer.answers.answer(prompts, self.writer.sampling, work, progress)
+        for d, answer in zip(drafts, answers.to_pylist(), strict=True):
+            self.tally.calls += 1
+            self.tally.prompt_tokens += answer["prompt_tokens"]
+            self.tally.tokens += answer["tokens"]
+            d.tokens, d.error, d.reason, d.text = answer["tokens"], answer["error"], "", ""
+            if not d.error:
+                d.text, reason = self.screen.read(d.plan, answer)
+                d.reason = reason or ""
+
+    def _judge(
+        self, drafts: Sequence[_Draft], draft: int, work: Path
+    ) -> dict[str, verdicts.Verdict]:
+        """Ask the judge about what passed the screen; the verdicts on unfaithful ones by id."""
+        asked = [d for d in drafts if not (d.reason or d.error)]
+        if self.judge is None or not asked:
+            return {}
+        prompts = []
+        for d in asked:
+            system, prompt = judge_prompt(d.text, d.plan["section_text"], self.identity)
+            prompts.append(
+                {"id": _draft_id(d.plan["id"], draft), "system": system, "prompt": prompt}
+            )
+        answers = self.judge.answers.answer(
+            _table(prompts), self.judge.sampling, work, lambda done: None
+        )
+        unfaithful: dict[str, verdicts.Verdict] = {}
+        for d, answer in zip(asked, answers.to_pylist(), strict=True):
+            self.tally.calls += 1
+            self.tally.judge_prompt_tokens += answer["prompt_tokens"]
+            self.tally.judge_tokens += answer["tokens"]
+            verdict, reason = read_verdict(answer)
+            d.reason = reason or ""
+            if verdict is not None and reason:
+                unfaithful[d.plan["id"]] = verdict
+        return unfaithful
+
+
+class _Sink:
+    """Writes the tables, and counts for the card."""
+
+    def __init__(self, out: Path, writer: Source) -> None:
+        self._schemas = {
+            "documents": DOCUMENT_SCHEMA,
+            "rejected": REJECTED_SCHEMA,
+            "failed": FAILED_SCHEMA,
+            "redrafted": FAILED_SCHEMA.append(REJECTED_SCHEMA.field("reason")),
+        }
+        self._files = {
+            name: pq.ParquetWriter(out / f"{name}.parquet", schema)
+            for name, schema in self._schemas.items()
+        }
+        self._lines = open(out / "documents.jsonl", "w", encoding="utf-8")  # noqa: SIM115
+        self._rows: dict[str, list[Row]] = {name: [] for name in self._schemas}
+        sampling = json.dumps(writer.sampling.to_config(), sort_keys=True)
+        self._provenance = {"model": writer.name, "sampling": sampling}
+        self._measures = Measures()
+        self._kept = self._failed = 0
+        self._rejected: Counter[str] = Counter()
+        self._drafts: Counter[str] = Counter()
+        self._samples: list[Row] = []
+        self._rejected_samples: dict[str, Row] = {}
+
+    def add(self, made: _Draft, is_last: bool) -> None:
+        """Keep a document; reject or fail it, or put the draft aside if another one is asked for.
+
+        ``redrafted`` holds the drafts that another one follows: they are no documents, so they do
+        not count among the rejected, but nothing that was written is thrown away.
+        """
+        row = {name: made.plan[name] for name in DOCUMENT_SCHEMA.names if name in made.plan}
+        row |= {"text": made.text, "tokens": made.tokens, **self._provenance}
+        if made.reason:
+            self._drafts[made.reason] += 1
+            if made.reason not in self._rejected_samples:
+                self._rejected_samples[made.reason] = row
+        if not (made.reason or made.error):
+            self._kept += 1
+            self._measures.add(row)
+            self._put("documents", row)
+            self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if len(self._samples) < SAMPLES:
+                self._samples.append({**row, "section": made.plan["section_text"]})
+        elif not is_last:
+            self._put("redrafted", {**row, "error": made.error, "reason": made.reason})
+        elif made.error:
+            self._failed += 1
+            self._put("failed", {**row, "error": made.error})
+        else:
+            self._rejected[made.reason] += 1
+            self._put("rejected", {**row, "reason": made.reason})
+
+    def _put(self, name: str, row: Row) -> None:
+        self._rows[name].append(row)
+        if len(self._rows[name]) >= BATCH_ROWS:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        rows, self._rows[name] = self._rows[name], []
+        if rows:
+            self._files[name].write_table(pa.Table.from_pylist(rows, self._schemas[name]))
+
+    def close(self) -> Row:
+        """Finish the files; the card's counts, figures and samples."""
+        for name, file in self._files.items():
+            self._flush(name)
+            file.close()
+        self._lines.close()
+        ordered = dict(self._rejected.most_common())
+        measures = self._measures.result()
+        return {
+            "kept": self._kept,
+            "rejected": ordered,
+            "failed": self._failed,
+            "reasons": {r: REASONS[r] for r in {**ordered, **self._drafts}},
+            "drafts_rejected": dict(self._drafts.most_common()),
+            "tokens_kept": measures["tokens"],
+            "measures": measures,
+            "samples": [
+                {k: s[k] for k in ("id", "text", "section", "doc_type")} for s in self._samples
+            ],
+            "rejected_samples": [
+                {"id": row["id"], "text": row["text"], "reason": reason}
+                for reason, row in list(self._rejected_samples.items())[:3]
+            ],
+        }
+
+
+def _batches(plan: Path, ids: set[str] | None) -> Iterator[tuple[int, pa.Table]]:
+    """The plan's rows in numbered batches; only those with one of ``ids``, where given.
+
+    A row's batch has the same number in every draft and every run: its answers lie below it.
+    """
+    columns = list(dict.fromkeys([*_document_columns(), *_PLAN_COLUMNS, "system"]))
+    file = pq.ParquetFile(plan)
+    for number, batch in enumerate(file.iter_batches(batch_size=BATCH_ROWS, columns=columns)):
+        table = pa.Table.from_batches([batch])
+        if ids is not None:
+            wanted = pa.array([id in ids for id in table["id"].to_pylist()], pa.bool_())
+            table = table.filter(wanted)
+        if table.num_rows:
+            yield number, table
+
+
+def _document_columns() -> list[str]:
+    made = {"text", "tokens", "model", "sampling"}
+    return [name for name in DOCUMENT_SCHEMA.names if name not in made]
+
+
+def _draft_id(id: str, draft: int) -> str:
+    """The prompt's id: another draft has another one, and so another seed."""
+    return id if draft == 0 else f"{id}/{draft}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=PROMPT_SCHEMA)
