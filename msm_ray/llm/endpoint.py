@@ -7,7 +7,7 @@ import json
 import math
 import os
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ from msm_ray.llm.protocol import Sampling
 MAX_CONCURRENCY = 1000
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 # Fields of a request that have a place of their own.
-_OURS = {"model", "messages", "prompt", "temperature", "top_p", "seed", "response_format"}
+_SAMPLING = ("temperature", "top_p", "seed")
+_OURS = {*_SAMPLING, "model", "messages", "prompt", "response_format"}
 _OURS |= {"max_tokens", "max_completion_tokens", "stream", "n"}
 
 
@@ -34,6 +35,7 @@ class Endpoint:
             key is read when the first prompt is asked, and written nowhere.
         limit_field: how the endpoint calls the limit of an answer; newer models of OpenAI want
             "max_completion_tokens".
+        leave_out: of "temperature", "top_p" and "seed" what the endpoint does not take.
         extra: further fields of every request, e.g. ``{"chat_template_kwargs": {...}}`` for vLLM.
     """
 
@@ -42,6 +44,7 @@ class Endpoint:
     api: str = "chat"
     key_env: str = "OPENAI_API_KEY"
     limit_field: str = "max_tokens"
+    leave_out: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,6 +63,10 @@ class Endpoint:
             raise UserError(
                 f"endpoint limit_field is {self.limit_field!r}; allowed: max_tokens, "
                 "max_completion_tokens"
+            )
+        if not set(self.leave_out) <= set(_SAMPLING):
+            raise UserError(
+                f"endpoint leave_out is {list(self.leave_out)}; allowed: {', '.join(_SAMPLING)}"
             )
         ours = sorted(_OURS & set(self.extra))
         if ours:
@@ -89,6 +96,8 @@ class Endpoint:
             "seed": sampling.seed_of(prompt["id"]),
             self.limit_field: sampling.max_tokens,
         }
+        for name in self.leave_out:
+            del body[name]
         if self.api == "chat":
             system = [{"role": "system", "content": prompt["system"]}] if prompt["system"] else []
             body["messages"] = [*system, {"role": "user", "content": prompt["prompt"]}]
@@ -101,7 +110,8 @@ class Endpoint:
 
     def digest(self, sampling: Sampling) -> str:
         """Of what an answer depends on besides its prompt: not of where the endpoint stands."""
-        parts = [self.model, self.api, self.limit_field, dict(self.extra), sampling.to_config()]
+        parts = [self.model, self.api, sorted(self.leave_out), dict(self.extra)]
+        parts.append(sampling.to_config())
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 2.0  # what a crash can lose, besides the calls in flight
 _CONNECT_S = 10.0
+# A key of so many characters is in no text by chance; "none", which local servers take, may be.
+_LONG_KEY = 12
 _SLICE_ROWS = 256
 
 Row = dict[str, Any]
@@ -199,7 +201,10 @@ class _Call:
                 continue
             self._answered += 1
             self._unmetered += not outcome.metered
-            row |= {"text": outcome.text, "prompt_tokens": outcome.prompt_tokens}
+            text = outcome.text
+            if len(self._key) >= _LONG_KEY:
+                text = text.replace(self._key, "[key]")
+            row |= {"text": text, "prompt_tokens": outcome.prompt_tokens}
             flusher.add({**row, "tokens": outcome.tokens, "ended": outcome.ended, "error": ""})
         self._working -= 1
         if not self._working:
@@ -210,7 +215,8 @@ class _Call:
         body = self._endpoint.body(prompt, self._sampling)
         characters = len(prompt["system"]) + len(prompt["prompt"])
         need = characters / CHARACTERS_PER_TOKEN + self._sampling.max_tokens
-        tries = 0
+        runtime = self._runtime
+        tries, failures, answered = 0, 0, self._answered
         while True:
             await self._pace.enter(need)
             tries += 1
@@ -224,16 +230,20 @@ class _Call:
             # A model may have worked for a try that was given up; one refused cost nothing.
             self._pace.settle(need, need if outcome.reason == "timeout" else 0)
             self._failed_tries[outcome.reason] += 1
-            self._stop_if_useless(outcome, last=tries == self._runtime.max_attempts)
+            failures += 1
+            if outcome.reason == "429" and self._answered > answered:
+                # The endpoint answers as fast as it wants to: this prompt has to wait its turn.
+                tries = 0
+            answered = self._answered
+            self._stop_if_useless(outcome, last=tries == runtime.max_attempts)
             if outcome.consequence is not Consequence.AGAIN:
                 return outcome
             wait = outcome.wait_s or 0.0
             if outcome.reason in ("429", "503"):
                 self._pace.close(wait)  # meant for everyone who asks with this key
-            if tries == self._runtime.max_attempts:
-                return Failure(outcome.reason, f"{outcome.message} (after {tries} tries)")
-            runtime = self._runtime
-            wait += backoff(tries - 1, runtime.backoff_s, runtime.backoff_max_s, self._chance)
+            if tries == runtime.max_attempts:
+                return Failure(outcome.reason, f"{outcome.message} (after {failures} tries)")
+            wait += backoff(failures - 1, runtime.backoff_s, runtime.backoff_max_s, self._chance)
             await self._pace.sleep(wait)
 
     async def _try(self, client: openai.AsyncOpenAI, body: Row) -> Reply | Failure:

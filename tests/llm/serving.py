@@ -65,8 +65,9 @@ def serving(
             server.shutdown()
 
 
-# number of the request (from 0), its headers -> status, headers, body
-Reply = Callable[[int, Mapping[str, str]], tuple[int, Mapping[str, str], str | bytes]]
+# number of the request (from 0), its headers -> status, headers, body; parts of a body come slowly
+Body = str | bytes | list[bytes]
+Reply = Callable[[int, Mapping[str, str]], tuple[int, Mapping[str, str], Body]]
 
 
 @contextlib.contextmanager
@@ -85,11 +86,14 @@ def replying(reply: Reply) -> Iterator[tuple[str, list[Mapping[str, str]]]]:
                 asked.append({name.lower(): value for name, value in self.headers.items()})
             status, headers, body = reply(number, self.headers)
             data = body.encode() if isinstance(body, str) else body
+            parts = data if isinstance(data, list) else [data]
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            for name, value in {"Content-Length": str(sum(map(len, parts))), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data)
+            for number, part in enumerate(parts):
+                time.sleep(0.02 if number else 0)
+                self.wfile.write(part)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

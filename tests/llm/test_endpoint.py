@@ -32,6 +32,7 @@ URL = "http://localhost:8000/v1"
         ({"api": "responses"}, "chat, completions"),
         ({"key_env": "sk-secret"}, "never the key"),
         ({"limit_field": "n"}, "limit_field"),
+        ({"leave_out": ["seed", "model"]}, "leave_out"),
         ({"extra": {"stream": True, "top_k": 3}}, "'stream'"),
     ],
 )
@@ -90,6 +91,21 @@ def test_a_runtime_that_cannot_be_is_named(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(UserError, match=f"runtime {name}"):
         HttpRuntime(**wrong)
+
+
+def test_what_an_endpoint_does_not_take_is_left_out() -> None:
+    row = prompts(1).to_pylist()[0]
+    endpoint = Endpoint(URL, "m", leave_out=("seed",), limit_field="max_completion_tokens")
+    assert endpoint.body(row, SAMPLING) == {
+        "model": "m",
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "max_completion_tokens": 50,
+        "messages": [
+            {"role": "system", "content": "spec"},
+            {"role": "user", "content": "thing 0"},
+        ],
+    }
 
 
 def test_prices_by_hand() -> None:
