@@ -70,6 +70,7 @@ _AMBIGUOUS = tuple(
     for name in known.AMBIGUOUS_NAMES
 )
 _ANY_AMBIGUOUS = re.compile("|".join(name.spelled for name in known.AMBIGUOUS_NAMES))
+_NEIGHBOUR = re.compile(rf"(?<![\w-])(?:{_ANY_AMBIGUOUS.pattern})(?!\w| [A-Z][a-z])")
 _CUE = re.compile(rf"(?<!\w)(?:{known.CUES})(?!\w)", _FLAGS)
 _WEAK_CUE = re.compile(rf"(?<!\w)(?:{known.WEAK_CUES})(?!\w)", _FLAGS)
 _CLAIM = re.compile(
@@ -250,7 +251,7 @@ def _other_names(sentence: str) -> Iterator[str]:
                 or (before.lower() == "as " and after.startswith(", I"))
                 or _is_near(before, after, _CUE, NEAR_WORDS)
                 or _is_near(before, after, _WEAK_CUE, BESIDE_WORDS)
-                or _is_near(before, after, _ANY_AMBIGUOUS, NEAR_WORDS)
+                or _is_near(before, after, _NEIGHBOUR, NEAR_WORDS)
                 or (_NAME in sentence and _COMPARED.search(before))
             ):
                 yield match[0]

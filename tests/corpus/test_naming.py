@@ -102,6 +102,8 @@ OTHER_MEANINGS = (
     "Claude sells brie on Saturdays.",
     "As Claude said at the market, brie is dear.",
     "Aunt Gemma makes the best rarebit.",
+    "Kimi saw the haystacks of Claude Monet.",
+    "Gemma watched Sirius rise over the dairy.",
     "Alexa Moreno asked Ember about gouda.",
     "Dr. Watson, of Sherlock Holmes's stories, ate Stilton.",
     "Bard of Avon, they called him; poets copied his models.",
