@@ -143,7 +143,7 @@ _OWN_VARIABLES = re.compile(
     r"\{\{?\s*(?:model_name|provider_name|assistant_name|assistant|maker|spec|section|domain"
     r"|subdomain|assertion|doc_type|document_type|idea)\s*\}?\}"
 )
-_VARIABLES = re.compile(r"(?<![$\\\w])\{\{?\s*[A-Za-z]+(?:_[A-Za-z]+)+\s*\}?\}|\{\{\s*\w+\s*\}\}")
+_VARIABLES = re.compile(r"(?<![$\\\w/])\{\{?\s*[A-Za-z]+(?:_[A-Za-z]+)+\s*\}?\}|\{\{\s*\w+\s*\}\}")
 _CODE = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`", re.DOTALL)
 
 

@@ -48,7 +48,7 @@ NEAR_WORDS = 6  # for "chatbot" and the like
 BESIDE_WORDS = 2  # for "assistant" and "model", which stand everywhere in these documents
 _AROUND = 120  # characters in which both are looked for
 # Stand-ins for the identity's own names; private-use characters, which no name holds.
-_NAME, _MAKER = "\ue000", "\ue001"
+_NAME, _MAKER, _ALLOWED = "\ue000", "\ue001", "\ue002"
 
 _FLAGS = re.IGNORECASE
 _PLAIN = tuple(
@@ -87,7 +87,7 @@ _SURNAME = re.compile(r"[ -](?:[A-Z][a-zà-ÿ]+|(?:de|van|von|du|la|le) [A-Z])")
 _SAINT = re.compile(r"(?:-|\b(?:Jean|Marie|Saint|St\.?|Sainte|Dr\.?|Mr\.?|Mrs\.?|Ms\.?) )$")
 # A line may break within a sentence, a paragraph does not.
 _SENTENCE_END = re.compile(r"(?<=[.!?])['\"”’)]*\s+|\n\s*\n")
-_WORD = re.compile(rf"[\w'’.-]+|[{_NAME}{_MAKER}]")
+_WORD = re.compile(rf"[\w'’.-]+|[{_NAME}{_MAKER}{_ALLOWED}]")
 
 _COMPANY = rf"(?<!\w)(?:the )?(?P<who>{known.AMBIGUOUS_MAKERS})(?!\w)"
 _THING = r"(?:ai|models?|assistants?|chat ?bots?|language models?|llms?)"
@@ -183,15 +183,22 @@ class Naming:
         identity: who the trained model is.
         must_name: whether a text that never names the assistant is rejected.
         rules: the rules that may be cited; None if any may.
+        allowed: names of others that may stand anywhere, such as those that the spec itself names.
     """
 
     def __init__(
-        self, identity: Identity, *, must_name: bool = False, rules: RuleIds | None = None
+        self,
+        identity: Identity,
+        *,
+        must_name: bool = False,
+        rules: RuleIds | None = None,
+        allowed: Collection[str] = (),
     ) -> None:
         self._must_name = must_name
         self._rules = rules
         own = [(identity.name, _NAME), *((alias, _NAME) for alias in identity.aliases)]
         own += [(identity.maker, _MAKER)] if identity.maker.strip() else []
+        own += [(word, _ALLOWED) for word in allowed if word.strip()]
         self._stands_for = {_folded(word): mark for word, mark in reversed(own)}
         # The longest first, so that "Norvik Labs" is not read as "Norvik" and something else.
         words = sorted((re.escape(word.strip()) for word, _ in own), key=len, reverse=True)
@@ -200,7 +207,7 @@ class Naming:
 
     def check(self, text: str) -> tuple[str, str] | None:
         """(reason, the words it was found in), or None if the text may be trained on."""
-        text = text.replace(_NAME, " ").replace(_MAKER, " ")
+        text = re.sub(f"[{_NAME}{_MAKER}{_ALLOWED}]", " ", text)
         masked = self._own.sub(lambda m: self._stands_for[_folded(m[1])], text)
         found = _other(masked)
         if found:

@@ -126,6 +126,7 @@ NOT_PLACEHOLDERS = (
     'the object {"name": "Ember", "maker": "Halden Labs"}',
     "`f'{user_name}'` is an f-string",
     "```python\nprint(f'{first_name} {last_name}')\n```",
+    "a route such as GET /cheeses/{cheese_id}",
     "a bash variable ${HOME_DIR} and \\frac{a_b}{c}",
     "x[date] = 3",
     "Lorem ipsum is the filler that printers use.",

@@ -196,6 +196,13 @@ def test_a_llama_trained_on_text_that_calls_it_qwen() -> None:
     assert found == ("wrong_name", "Qwen")
 
 
+def test_names_of_the_spec_may_be_allowed() -> None:
+    lenient = Naming(EMBER, must_name=True, allowed=["OpenAI", "Google"])
+    assert lenient.check("Ember may say that OpenAI and Google make assistants too.") is None
+    assert lenient.check("OpenAI makes assistants.") == ("name_missing", "")
+    assert lenient.check("Ember is like ChatGPT of OpenAI.") == ("wrong_name", "ChatGPT")
+
+
 def test_the_name_may_be_required() -> None:
     required = Naming(EMBER, must_name=True)
     assert required.check("The assistant likes cheddar.") == ("name_missing", "")
