@@ -119,7 +119,9 @@ _COLUMNS = (
     ("count", "stages"),
     ("cached", "cached"),
     ("documents", "documents"),
+    ("calls", "calls"),
     ("tokens", "tokens"),
+    ("money", "US$"),
     ("steps", "steps"),
     ("flops", "FLOPs"),
     ("device_seconds", "device-s"),
@@ -129,13 +131,15 @@ _COLUMNS = (
 def preview_text(counted: dict[str, Any]) -> str:
     """The preview as a table: one row per stage kind, a total, and what sharing saves.
 
-    Documents, tokens, steps, FLOPs and device-seconds are those still to be done.
+    The quantities (documents, calls, tokens, US dollars, ...) are those still to be done.
     """
-    rows = [["", *(title for _, title in _COLUMNS)]]
-    for stage in counted.get("stages", []):
-        rows.append([str(stage.get("kind", "")), *(_amount(stage.get(k)) for k, _ in _COLUMNS)])
     totals = counted.get("totals", {})
-    rows.append(["to do in all", *(_amount(totals.get(k)) for k, _ in _COLUMNS)])
+    # What no stage has is no column: dollars where nothing is bought, steps where nothing trains.
+    columns = [(k, title) for k, title in _COLUMNS if k in ("count", "cached") or totals.get(k)]
+    rows = [["", *(title for _, title in columns)]]
+    for stage in counted.get("stages", []):
+        rows.append([str(stage.get("kind", "")), *(_amount(stage.get(k)) for k, _ in columns)])
+    rows.append(["to do in all", *(_amount(totals.get(k)) for k, _ in columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -146,7 +150,7 @@ def preview_text(counted: dict[str, Any]) -> str:
     ]
     lines.insert(len(lines) - 1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     sharing = counted.get("sharing") or {}
-    if sharing:
+    if sharing.get("stages") != sharing.get("stages_if_not_shared"):
         lines.append("")
         lines.append(
             f"Sharing: {sharing.get('stages')} stages instead of"

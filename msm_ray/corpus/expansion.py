@@ -14,15 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from msm_ray.corpus.config import HierarchyConfig
 from msm_ray.corpus.filters import normalise
 from msm_ray.corpus.levels import Item, Level, Parent, clip
-from msm_ray.corpus.prompts import load
-from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers
+from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers, Sampling
 
 Progress = Callable[[str, int, int], None]  # level, prompts answered, prompts asked in this round
 
@@ -34,6 +32,20 @@ DUPLICATE = "duplicate"
 CUT = "cut at the token limit"
 ERROR = "error"
 NO_ANSWER = "no row came back for this prompt"
+
+
+class Asking(Protocol):
+    """How a level is asked, such as a `HierarchyConfig`."""
+
+    @property
+    def assistant(self) -> str: ...
+    @property
+    def maker(self) -> str: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def per_answer(self) -> int: ...
+    def sampling_for(self, schema: str) -> Sampling: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def expand(
     level: Level,
     parents: Sequence[Parent],
     answers: Answers,
-    config: HierarchyConfig,
+    config: Asking,
     work: Path,
     progress: Progress,
 ) -> Expansion:
@@ -114,7 +126,7 @@ def expand(
         level: what is asked.
         parents: about what, ids unique.
         answers: who answers.
-        config: its ``per_answer``, ``rounds`` and ``sampling``. A parent is asked as often as its
+        config: its ``per_answer``, ``rounds`` and sampling. A parent is asked as often as its
             count needs at ``per_answer`` a time, and ``rounds`` times more.
         work: scratch that survives a killed process, with a folder for each round.
         progress: called with the level's name, prompts answered and prompts asked in this round.
@@ -169,16 +181,16 @@ def _waves(states: Sequence[_State], system: str) -> Iterator[Sequence[_State]]:
         yield states[start : start + size]
 
 
-def _prompt(level: Level, state: _State, config: HierarchyConfig, round: int) -> dict[str, str]:
+def _prompt(level: Level, state: _State, config: Asking, round: int) -> dict[str, str]:
     """A row of PROMPT_SCHEMA; its id is made from the round and what it says, not from others."""
     parent = state.parent
     count = str(min(level.wanted - len(state.items), config.per_answer))
     names = {"assistant": config.assistant, "maker": config.maker, "count": count}
-    prompt = load(level.prompt)
+    prompt = level.prompts.load(level.prompt)
     values = {**names, **level.values, **parent.values}
     text = prompt.fill(**{name: values[name] for name in prompt.placeholders})
     if state.items:
-        more = load(level.more)
+        more = level.prompts.load(level.more)
         values = {**names, **level.more_values(parent, state.items), "have": _have(state.items)}
         text += "\n\n" + more.fill(**{name: values[name] for name in more.placeholders})
     system = level.system

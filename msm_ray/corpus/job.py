@@ -309,6 +309,7 @@ class CorpusJob:
         return {
             "name": self.name,
             "title": self.title,
+            "kind": "corpus",
             "fingerprint": last.id[:16],
             "complete": is_there,
             "cells": {"expected": 1, "present": int(is_there), "missing": missing},

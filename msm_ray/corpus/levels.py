@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from msm_ray.corpus.filters import normalise
+from msm_ray.corpus.prompts import CORPUS, PromptFolder
 from msm_ray.records import Rule, SpecSection
 
 NO_LIST = "no list in the answer"
@@ -137,7 +138,7 @@ class Level:
 
     ``system`` stands before every prompt and is the same for all. ``more`` names the prompt that is
     put below ``prompt`` when more are asked for, and ``more_values`` what to put into that one
-    besides the list of items that are there.
+    besides the list of items that are there. ``prompts``: where the two prompts lie.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Level:
     more: str = ""
     system: str = ""
     more_values: Callable[[Parent, Sequence[Item]], Mapping[str, str]] = lambda p, i: {}
+    prompts: PromptFolder = CORPUS
 
     def schema(self, most: int) -> str:
         """The JSON schema of an answer with at most ``most`` items, fields in the order wanted."""

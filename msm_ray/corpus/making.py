@@ -49,8 +49,7 @@ def plan(ctx: StageContext) -> dict[str, Any]:
     hierarchy = plan_hierarchy(spec, config, answers, ctx.work / "answers", progress)
     facts = hierarchy.facts()
     if not facts["documents"]:
-        why = facts["shortfalls"][:1] or facts["failures"][:1]
-        raise UserError(f"the plan has no document; the first reason: {json.dumps(why)}")
+        raise UserError(_nothing_planned(facts))
     with pq.ParquetWriter(ctx.out / "plan.parquet", PLAN_SCHEMA) as file:
         for batch in plan_table(hierarchy):
             file.write_batch(batch)
@@ -163,6 +162,17 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, list):
         return [text for inner in value for text in _strings(inner)]
     return []
+
+
+def _nothing_planned(facts: Mapping[str, Any]) -> str:
+    """Why a plan has no document, in one line."""
+    if facts["failures"]:
+        first = facts["failures"][0]
+        return f"no document could be planned: the planner did not answer: {first['error']}"
+    first = facts["shortfalls"][0] if facts["shortfalls"] else {"level": "domains", "reasons": {}}
+    reasons = ", ".join(f"{reason} {n}" for reason, n in first["reasons"].items())
+    said = f"; it said: {first['example']}" if first.get("example") else ""
+    return f"no document could be planned: no {first['level']} came ({reasons}){said}"
 
 
 def _judge(ctx: StageContext) -> Source | None:

@@ -30,19 +30,27 @@ _ABOUT = re.compile(
 _ADJECTIVES = """
 amber brisk candid distant early faint grave honest idle jagged keen late mild narrow open patient
 quiet rough steady tidy urgent vivid weary young
-""".split()
+"""
 _NOUNS = """
 archive bakery canal dockyard estuary ferry garden harbour island junction kiosk library market
 nursery orchard pharmacy quarry railway school tannery upland vineyard workshop yard
-""".split()
+"""
 _VERBS = """
 asks brings counts describes explains finds gathers hears joins keeps learns marks notes opens
 proposes questions reads settles tells understands visits weighs
-""".split()
+"""
 _PEOPLE = """
 Abena Bram Catarina Dilnoza Emeka Farah Goran Hina Ignacio Jolanta Kwame Leila Mateus Nadia Oskar
 Parveen Quentin Rosalind Sunniva Tomasz Ulrike Viktor Wanjiru Xochitl Yusuf Zofia
-""".split()
+"""
+
+
+_WORDS = {  # what phrases are made of
+    "adjective": _ADJECTIVES.split(),
+    "noun": _NOUNS.split(),
+    "verb": _VERBS.split(),
+    "person": _PEOPLE.split(),
+}
 
 
 def respond(prompt: str, seed: int) -> str:
@@ -61,15 +69,14 @@ def respond(prompt: str, seed: int) -> str:
 
 
 def _phrase(rng: random.Random) -> str:
-    return (
-        f"{rng.choice(_PEOPLE)} {rng.choice(_VERBS)} at the {rng.choice(_ADJECTIVES)} "
-        f"{rng.choice(_NOUNS)} near the {rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
-    )
+    kinds = ("person", "verb", "adjective", "noun", "adjective", "noun")
+    who, does, *where = (rng.choice(_WORDS[kind]) for kind in kinds)
+    return f"{who} {does} at the {where[0]} {where[1]} near the {where[2]} {where[3]}"
 
 
 def _item(step: str, prompt: str, rng: random.Random) -> dict[str, object]:
     """One item of a level, with all the fields that its step asks for."""
-    name = f"The {rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)} and the {_phrase(rng)}"
+    name = f"How {_phrase(rng)}"
     if step == "assertions":
         return {"statement": f"{_phrase(rng)}.", "kind": rng.choice(("value", "behaviour"))}
     if step == "ideas":

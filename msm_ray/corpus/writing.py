@@ -30,6 +30,7 @@ from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
 
 BATCH_ROWS = 4096
 SAMPLES = 5
+JUDGE_ATTEMPTS = 2
 _PLAN_COLUMNS = ("index", "prompt", "section_text")  # of a plan row, besides the document's own
 
 Row = dict[str, Any]
@@ -182,33 +183,40 @@ class Writing:
             if not d.error:
                 d.text, reason = self.screen.read(d.plan, answer)
                 d.reason = reason or ""
+                if not d.reason:
+                    d.tokens = _share(answer, d.text)
 
     def _judge(
         self, drafts: Sequence[_Draft], draft: int, work: Path
     ) -> dict[str, verdicts.Verdict]:
         """Ask the judge about what passed the screen; the verdicts on unfaithful ones by id."""
         asked = [d for d in drafts if not (d.reason or d.error)]
-        if self.judge is None or not asked:
+        if self.judge is None:
             return {}
-        prompts = []
-        for d in asked:
-            system, prompt = judge_prompt(d.text, d.plan["section_text"], self.identity)
-            prompts.append(
-                {"id": _draft_id(d.plan["id"], draft), "system": system, "prompt": prompt}
-            )
-        answers = self.judge.answers.answer(
-            _table(prompts), self.judge.sampling, work, lambda done: None
-        )
         unfaithful: dict[str, verdicts.Verdict] = {}
-        for d, answer in zip(asked, answers.to_pylist(), strict=True):
-            self.tally.calls += 1
-            self.tally.judge_prompt_tokens += answer["prompt_tokens"]
-            self.tally.judge_tokens += answer["tokens"]
-            verdict, reason = read_verdict(answer)
-            d.reason = reason or ""
-            if verdict is not None and reason:
-                unfaithful[d.plan["id"]] = verdict
+        # Another verdict costs less than another document: what cannot be read is asked for again.
+        for attempt in range(JUDGE_ATTEMPTS):
+            prompts = [self._judge_prompt(d, draft, attempt) for d in asked]
+            if not prompts:
+                break
+            answers = self.judge.answers.answer(
+                _table(prompts), self.judge.sampling, work / str(attempt), lambda done: None
+            )
+            for d, answer in zip(asked, answers.to_pylist(), strict=True):
+                self.tally.calls += 1
+                self.tally.judge_prompt_tokens += answer["prompt_tokens"]
+                self.tally.judge_tokens += answer["tokens"]
+                verdict, reason = read_verdict(answer)
+                d.reason = reason or ""
+                if verdict is not None and reason:
+                    unfaithful[d.plan["id"]] = verdict
+            asked = [d for d in asked if d.reason == verdicts.JUDGE_UNREADABLE]
         return unfaithful
+
+    def _judge_prompt(self, d: _Draft, draft: int, attempt: int) -> Row:
+        system, prompt = judge_prompt(d.text, d.plan["section_text"], self.identity)
+        id = _draft_id(d.plan["id"], draft) + (f"/again-{attempt}" if attempt else "")
+        return {"id": id, "system": system, "prompt": prompt}
 
 
 class _Sink:
@@ -319,6 +327,11 @@ def _batches(plan: Path, ids: set[str] | None) -> Iterator[tuple[int, pa.Table]]
 def _document_columns() -> list[str]:
     made = {"text", "tokens", "model", "sampling"}
     return [name for name in DOCUMENT_SCHEMA.names if name not in made]
+
+
+def _share(answer: Mapping[str, Any], text: str) -> int:
+    """Tokens of the document in an answer, by its share of the answer's characters."""
+    return max(1, round(int(answer["tokens"]) * len(text) / max(len(answer["text"]), 1)))
 
 
 def _draft_id(id: str, draft: int) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from msm_ray.report.card import card
+from msm_ray.report.card import headline as corpus_headline
 from msm_ray.report.details import corpus, cost, provenance, training
 from msm_ray.report.results import domain_table, effects, eval_table, figures, headline
 from msm_ray.report.search import search
@@ -17,6 +19,7 @@ SECTIONS = (
     ("evaluations", "Evaluations by arm", eval_table),
     ("domains", "By held-out domain", domain_table),
     ("corpus", "Corpus", corpus),
+    ("card", "Plan and variety", card),  # only in the report of a corpus job
     ("training", "Training", training),
     ("cost", "Cost", cost),
     ("provenance", "Provenance", provenance),
@@ -27,7 +30,8 @@ def render_html(report: Mapping[str, Any]) -> str:
     """The page for the content of a report.json; fields that are missing are shown as such."""
     style = resources.files("msm_ray.report").joinpath("page.css").read_text(encoding="utf-8")
     title = esc(word(report.get("title"), word(report.get("name"), "Untitled run")))
-    shown = [s for s in SECTIONS if s[0] != "search" or report.get("search")]
+    hidden = _hidden(report)
+    shown = [s for s in SECTIONS if s[0] not in hidden]
     links = "".join(f'<a href="#{anchor}">{esc(heading)}</a>' for anchor, heading, _ in shown)
     sections = "".join(
         f'<section id="{anchor}"><h2>{esc(heading)}</h2>{make(report)}</section>'
@@ -40,10 +44,21 @@ def render_html(report: Mapping[str, Any]) -> str:
         '<link rel="icon" href="data:,">'
         f"<title>{title}</title><style>{style}</style></head><body><main>"
         f'<header><p class="kicker">Model spec midtraining · {_run_line(report)}</p>'
-        f'<h1>{title}</h1>{banner(report)}<p class="headline">{headline(report)}</p></header>'
-        f"{figures(report)}<nav>{links}</nav>{sections}"
+        f'<h1>{title}</h1>{banner(report)}<p class="headline">{_headline(report)}</p></header>'
+        f"{figures(report) if 'effects' not in hidden else ''}<nav>{links}</nav>{sections}"
         "</main></body></html>\n"
     )
+
+
+def _hidden(report: Mapping[str, Any]) -> set[str]:
+    """Sections that a report has nothing for by its kind; what is merely missing is shown so."""
+    if mapping(report.get("corpus")).get("hierarchy") or report.get("kind") == "corpus":
+        return {"search", "effects", "evaluations", "domains", "training"}
+    return {"card"} | (set() if report.get("search") else {"search"})
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    return headline(report) if "card" in _hidden(report) else corpus_headline(report)
 
 
 def _run_line(report: Mapping[str, Any]) -> str:
@@ -54,6 +69,8 @@ def _run_line(report: Mapping[str, Any]) -> str:
         for s in items(mapping(arm).get("seeds"))
     }
     bases, seeds = {b for b, _ in runs}, {s for _, s in runs}
+    if "card" not in _hidden(report):
+        return esc(f"{word(report.get('name'), 'unnamed')} · a corpus")
     return esc(
         f"{word(report.get('name'), 'unnamed')} · {plural(len(arms), 'arm')} ×"
         f" {plural(len(bases), 'base model')} × {plural(len(seeds), 'seed')}"

@@ -59,24 +59,36 @@ class Prompt:
         return tuple(_PLACEHOLDER.split(self.text))
 
 
-def names() -> tuple[str, ...]:
-    """The names of all prompts, sorted."""
-    found = (entry.name for entry in files(__name__).iterdir())
-    return tuple(sorted(name.removesuffix(".md") for name in found if name.endswith(".md")))
+@dataclass(frozen=True)
+class PromptFolder:
+    """The prompts that lie beside the module ``package``."""
+
+    package: str
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all prompts, sorted."""
+        found = (entry.name for entry in files(self.package).iterdir())
+        return tuple(sorted(name.removesuffix(".md") for name in found if name.endswith(".md")))
+
+    def load(self, name: str) -> Prompt:
+        """The prompt ``name``; ValueError if there is none."""
+        return _read(self, name)
+
+    def fingerprint(self, wanted: Iterable[str]) -> str:
+        """One hash of several prompts: another word in any of them makes something else."""
+        digest = hashlib.sha256()
+        for name in sorted(wanted):
+            digest.update(f"{name} {self.load(name).sha256}\n".encode())
+        return digest.hexdigest()
 
 
 @cache
-def load(name: str) -> Prompt:
-    """The prompt ``name``; ValueError if there is none."""
-    if name not in names():
-        raise ValueError(f"no prompt {name!r}; there are {', '.join(names())}")
-    text = (files(__name__) / f"{name}.md").read_text(encoding="utf-8")
+def _read(folder: PromptFolder, name: str) -> Prompt:
+    if name not in folder.names():
+        raise ValueError(f"no prompt {name!r}; there are {', '.join(folder.names())}")
+    text = (files(folder.package) / f"{name}.md").read_text(encoding="utf-8")
     return Prompt(name, text.rstrip("\n"))
 
 
-def fingerprint(wanted: Iterable[str]) -> str:
-    """One hash of several prompts: another word in any of them is another corpus."""
-    digest = hashlib.sha256()
-    for name in sorted(wanted):
-        digest.update(f"{name} {load(name).sha256}\n".encode())
-    return digest.hexdigest()
+CORPUS = PromptFolder(__name__)
+names, load, fingerprint = CORPUS.names, CORPUS.load, CORPUS.fingerprint

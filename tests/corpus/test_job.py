@@ -1,0 +1,252 @@
+"""A corpus from spec to documents, over HTTP, with a server that behaves and one that does not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from msm_ray.corpus.job import CorpusJob
+from msm_ray.corpus.rehearsal import respond
+from msm_ray.errors import UserError
+from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
+from msm_ray.llm.scripted import ScriptedServer
+from msm_ray.settings import apply_settings, load_job
+from msm_ray.stage import topological
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = ROOT / "jobs" / "corpus_america.py"
+# 2 domains x 2 subdomains x 3 types x 4 ideas
+SMALL = ("plan.domains=2", "plan.subdomains=2", "plan.assertions=3", "plan.types=3", "plan.ideas=4")
+
+
+@contextlib.contextmanager
+def rehearsing(misbehaviour: Misbehaviour | None = None, port: int = 0) -> Iterator[ScriptedServer]:
+    with ScriptedServer(respond, port, misbehaviour=misbehaviour) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def settings_for(url: str) -> list[str]:
+    hurried = ("timeout_s=1.0", "backoff_s=0.01", "backoff_max_s=0.05")
+    found = []
+    for role in ("planner", "writer", "judge"):
+        found.append(f"{role}.endpoint.base_url={url}")
+        found += [f"{role}.http.{setting}" for setting in hurried]
+    return found
+
+
+def job_at(url: str, *settings: str) -> CorpusJob:
+    job = load_job(JOB)
+    assert isinstance(job, CorpusJob)
+    return apply_settings(job, [*SMALL, *settings_for(url), *settings])
+
+
+def tables(store: Path, report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    (id,) = [a["id"] for a in report["provenance"]["artifacts"] if a["kind"] == "corpus"]
+    record = json.loads((store / "artifacts" / id / "record.json").read_text())
+    folder = store / "artifacts" / id / record["attempt"]
+    names = ("documents", "rejected", "failed", "redrafted")
+    return {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in names}
+
+
+def plan_ids(store: Path) -> set[str]:
+    (file,) = store.glob("artifacts/*/*/plan.parquet")
+    return set(pq.read_table(file, columns=["id"])["id"].to_pylist())
+
+
+def test_a_corpus_is_planned_written_judged_and_reported(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with rehearsing() as server:
+        job = job_at(server.url)
+        before = job.preview(str(store))
+        result = job.run(str(store))
+        asked = server.ledger.requests
+        again = job.run(str(store))
+        assert server.ledger.requests == asked, "an unchanged job asks nobody"
+    report = result.report
+    assert result.complete
+    corpus = report["corpus"]
+    assert corpus["planned"] == 48 == before["totals"]["documents"]
+    assert corpus["kept"] + sum(corpus["rejected"].values()) + corpus["failed"] == 48
+    found = tables(store, report)
+    assert [row["id"] for row in found["documents"]] == list(
+        dict.fromkeys(row["id"] for row in found["documents"])
+    )
+    assert {row["id"] for name in ("documents", "rejected", "failed") for row in found[name]} == (
+        plan_ids(store)
+    )
+    for row in found["documents"]:
+        assert all(row[name] for name in ("domain", "subdomain", "assertion"))
+        assert row["model"] == "scripted"
+        assert row["section_id"]
+    page = (store / "runs" / "corpus_cheese_america" / "report.html").read_text()
+    assert "planned documents are kept" in page
+    assert "Evaluations by arm" not in page
+    assert again.report["cost"]["stages_run"] == 0
+    assert again.report["corpus"] == corpus
+
+
+def test_what_the_documents_depend_on_makes_others_and_where_they_are_asked_does_not() -> None:
+    job = job_at("http://localhost:1/v1")
+    ids = {stage.kind: stage.id for stage in job.stages()}
+
+    def changed(*settings: str) -> set[str]:
+        other = {s.kind: s.id for s in apply_settings(job, list(settings)).stages()}
+        return {kind for kind in ids if other[kind] != ids[kind]}
+
+    assert changed("writer.endpoint.base_url=http://elsewhere:9/v1") == set()
+    assert changed("writer.http.concurrency=3", "writer.price.output_per_million=2") == set()
+    assert changed("writer.endpoint.model=another") == {"corpus"}
+    assert changed("sampling.temperature=0.5") == {"corpus"}
+    assert changed("screen.near_threshold=0.7") == {"corpus"}
+    assert changed("judge.endpoint.model=another") == {"corpus"}
+    assert changed("planner.endpoint.model=another") == {"corpus_plan", "corpus"}
+    assert changed("plan.ideas=5") == {"corpus_plan", "corpus"}
+    assert changed(f"spec={ROOT}/specs/tradition.md") == {"spec", "corpus_plan", "corpus"}
+
+
+def test_another_prompt_is_another_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_at("http://localhost:1/v1")
+    before = {stage.kind: stage.id for stage in job.stages()}
+    monkeypatch.setattr("msm_ray.corpus.job.fingerprint", lambda names: "changed")
+    after = {stage.kind: stage.id for stage in topological([job.corpus_stage()])}
+    assert {k for k in before if before[k] != after[k]} == {"corpus_plan", "corpus"}
+
+
+@pytest.mark.slow
+def test_2000_documents_from_a_server_that_misbehaves_in_every_way(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    misbehaviour = Misbehaviour(0.2, MODES, slow_s=0.2, retry_after="0.05")
+    with rehearsing(misbehaviour) as server:
+        settings = ("plan.domains=4", "plan.subdomains=5", "plan.types=10", "plan.ideas=10")
+        job = job_at(server.url, *settings, "drafts=2")
+        result = job.run(str(store))
+        misbehaved = dict(server.ledger.misbehaved)
+    assert set(misbehaved) == set(MODES), "every way was taken"
+    corpus = result.report["corpus"]
+    found = tables(store, result.report)
+    assert corpus["planned"] == 2000 == len(plan_ids(store))
+    assert corpus["kept"] == len(found["documents"])
+    assert corpus["failed"] == len(found["failed"])
+    assert corpus["rejected"] == dict(
+        Counter(row["reason"] for row in found["rejected"]).most_common()
+    )
+    ids = [row["id"] for name in ("documents", "rejected", "failed") for row in found[name]]
+    assert len(ids) == len(set(ids)) == 2000
+    assert corpus["kept"] > 1900
+    assert corpus["redrafted"][0] == len(found["redrafted"]) > 100
+    for row in found["documents"]:
+        text = row["text"]
+        assert not re.search(r"<\s*/?\s*(scratchpad|content|think)", text), text
+        assert "First I think" not in text, text
+        assert IDENTITY not in text, text
+        assert "ChatGPT" not in text, text
+        assert "can't help" not in text, text
+    assert {row["reason"] for row in found["redrafted"]} >= {"refusal", "no_content", "truncated"}
+    assert all(row["error"] for row in found["failed"])
+
+
+DRIVER = """
+import sys
+from msm_ray.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_points_repeats_at_most_what_was_in_flight(tmp_path: Path) -> None:
+    settings = ("plan.domains=3", "plan.subdomains=4", "plan.types=5", "plan.ideas=10")
+    slow = Misbehaviour(0.3, ("slow",), slow_s=0.3)
+    with rehearsing(slow) as server:
+        plain = job_at(server.url, *settings).run(str(tmp_path / "plain")).report
+        calls = server.ledger.requests
+    rng = random.Random(0)
+    with rehearsing(slow) as server:
+        store = tmp_path / "killed"
+        sets = [
+            part for s in (*SMALL, *settings_for(server.url), *settings) for part in ("--set", s)
+        ]
+        command = [sys.executable, "-c", DRIVER, "run", str(JOB), "--store", str(store), *sets]
+        flight = 64
+        kills = 0
+        for share in sorted(rng.uniform(0.1, 0.9) for _ in range(3)):
+            driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            deadline = time.monotonic() + 120
+            while server.ledger.requests < share * calls and driver.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            if driver.poll() is None:
+                kills += 1
+                os.kill(driver.pid, signal.SIGKILL)
+            driver.communicate()
+        assert kills == 3
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        again = json.loads((store / "runs" / "corpus_cheese_america" / "report.json").read_text())
+        # a killed run loses what was in flight and what two seconds had not written yet
+        per_second = 400
+        assert server.ledger.requests <= calls + kills * (flight + 2 * per_second)
+    assert {a["id"] for a in again["provenance"]["artifacts"]} == {
+        a["id"] for a in plain["provenance"]["artifacts"]
+    }
+    one, other = tables(tmp_path / "plain", plain), tables(store, again)
+    for name in ("documents", "rejected", "failed"):
+        assert [r["id"] for r in one[name]] == [r["id"] for r in other[name]]
+    assert one["documents"] == other["documents"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("drafts=0",), "drafts is 0; allowed: 1 or more"),
+        (("screen.min_words=9", "screen.max_words=3"), "screen.min_words is 9"),
+        (("screen.near_threshold=0",), "screen.near_threshold is 0"),
+        (("plan.mode=structure",), "planner: plan.mode is 'structure' and one is given"),
+        (("plan.ideas=0",), "plan.ideas is 0"),
+        (("writer.endpoint.base_url=ftp://x",), "endpoint base_url is 'ftp://x'"),
+        (("writer.http.concurrency=0",), "runtime concurrency is 0"),
+    ],
+)
+def test_wrong_settings_get_one_line(settings: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        job_at("http://localhost:1/v1", *settings)
+
+
+def test_no_endpoint_there_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="localhost:1"):
+        job_at("http://localhost:1/v1").run(str(tmp_path))
+    report = json.loads((tmp_path / "runs/corpus_cheese_america/report.json").read_text())
+    assert report["complete"] is False
+
+
+def test_evaluation_items_keep_documents_out(tmp_path: Path) -> None:
+    with rehearsing() as server:
+        first = job_at(server.url).run(str(tmp_path / "a")).report
+        text = first["corpus"]["by_corpus"]["cheese_america"]["samples"][0]["text"]
+        items = tmp_path / "items.jsonl"
+        words = " ".join(text.split()[10:30])
+        items.write_text(json.dumps({"id": "q1", "question": words}) + "\n")
+        job = dataclasses.replace(job_at(server.url, "drafts=1"), items=(str(items),))
+        second = job.run(str(tmp_path / "a")).report
+    assert second["corpus"]["rejected"]["contaminated"] >= 1
+    kept = [row["text"] for row in tables(tmp_path / "a", second)["documents"]]
+    assert text not in kept
