@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from msm_ray.errors import UserError
+from msm_ray.llm.model import Model
 from msm_ray.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -35,16 +36,26 @@ class SpecArm:
 
 @dataclass(frozen=True)
 class Corpus:
-    """How the documents about a spec are written. ``documents`` are planned for each spec."""
+    """How the documents about a spec are written. ``documents`` are planned for each spec.
 
-    writer: Literal["vllm", "scripted"]
+    ``writer``: "vllm" (the base model itself), "http" (``model``, which continues the requests of
+    the micro-world: a base model behind ``vllm serve``) or "scripted" (the grammar).
+    """
+
+    writer: Literal["vllm", "http", "scripted"]
     documents: int
     temperature: float
     top_p: float
     max_tokens: int
     seed: int
+    model: Model | None = None
 
     def __post_init__(self) -> None:
+        if (self.writer == "http") != (self.model is not None):
+            raise UserError(
+                f"corpus.writer is {self.writer!r} and corpus.model is"
+                f" {'missing' if self.model is None else 'given'}; 'http' needs one, others none"
+            )
         _at_least("documents", self.documents, 1)
         _at_least("temperature", self.temperature, 0.0)
         _at_least("max_tokens", self.max_tokens, 1)

@@ -160,7 +160,8 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         "max_tokens": exp.corpus.max_tokens,
         "seed": exp.corpus.seed,
     }
-    by_model = exp.corpus.writer == "vllm"
+    by_model = exp.corpus.writer != "scripted"
+    asked = exp.corpus.model
     return Stage(
         kind="documents",
         version="3",
@@ -170,11 +171,12 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
             "task_args": {"world_seed": base.world_seed},
             "sampling": sampling if by_model else {},
             "dtype": "float32",
+            **({"asked": asked.identity()} if asked else {}),
         },
         inputs={"plan": plan, "model": model},
         run="msm_ray.corpus.stages:write",
         label=label,
-        runtime={"ray_cpus": 0.0},
+        runtime={"ray_cpus": 0.0, **({"asked": asked.place()} if asked else {})},
         estimate={
             "seconds": 30.0 if by_model else 2.0,
             "documents": exp.corpus.documents,

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from msm_ray.corpus.prompts import fingerprint, names
 from msm_ray.corpus.screening import ScreenConfig
 from msm_ray.corpus.structure import plan_structure
 from msm_ray.errors import UserError
-from msm_ray.llm.http import Endpoint, HttpRuntime, Price
+from msm_ray.llm.model import Model
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import Observer, cost_summary
@@ -33,31 +33,10 @@ from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
 from msm_ray.stage import LocalLauncher, Stage, StageFailed, run_dag, scan, topological
 
+__all__ = ["CorpusJob", "Model"]
+
 TOKENS_PER_WORD = 1.35  # of English prose, with what a scratchpad adds below
 SCRATCHPAD_TOKENS = 220
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model behind an endpoint: what it is, how hard it may be asked, what it costs."""
-
-    endpoint: Endpoint
-    http: HttpRuntime = field(default_factory=HttpRuntime)
-    price: Price = field(default_factory=Price)
-
-    def identity(self) -> dict[str, Any]:
-        """What answers depend on: not where the endpoint stands, nor how hard it is asked."""
-        kept = ("model", "api", "limit_field", "extra")
-        return {name: getattr(self.endpoint, name) for name in kept}
-
-    def place(self) -> dict[str, Any]:
-        """The rest."""
-        return {
-            "base_url": self.endpoint.base_url,
-            "key_env": self.endpoint.key_env,
-            "http": dataclasses.asdict(self.http),
-            "price": dataclasses.asdict(self.price),
-        }
 
 
 @dataclass(frozen=True)

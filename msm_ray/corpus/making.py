@@ -21,8 +21,9 @@ from msm_ray.corpus.verdicts import SCHEMA_TEXT
 from msm_ray.corpus.writing import Source, Writing
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
-from msm_ray.llm.http import Endpoint, HttpAnswers, HttpRuntime, Price
-from msm_ray.llm.protocol import Sampling
+from msm_ray.llm.model import answers_at, price_at
+from msm_ray.llm.price import Price
+from msm_ray.llm.protocol import Answers, Sampling
 from msm_ray.records import PLAN_SCHEMA
 from msm_ray.spec import fill, read_spec, rules
 
@@ -49,7 +50,7 @@ def plan(ctx: StageContext) -> dict[str, Any]:
     hierarchy = plan_hierarchy(spec, config, answers, ctx.work / "answers", progress)
     facts = hierarchy.facts()
     if not facts["documents"]:
-        raise UserError(_nothing_planned(facts))
+        raise UserError(_nothing_planned(facts, ctx.runtime.get("planner", {})))
     with pq.ParquetWriter(ctx.out / "plan.parquet", PLAN_SCHEMA) as file:
         for batch in plan_table(hierarchy):
             file.write_batch(batch)
@@ -164,11 +165,12 @@ def _strings(value: Any) -> list[str]:
     return []
 
 
-def _nothing_planned(facts: Mapping[str, Any]) -> str:
+def _nothing_planned(facts: Mapping[str, Any], planner: Mapping[str, Any]) -> str:
     """Why a plan has no document, in one line."""
     if facts["failures"]:
         first = facts["failures"][0]
-        return f"no document could be planned: the planner did not answer: {first['error']}"
+        where = f"the planner at {planner.get('base_url')}"
+        return f"no document could be planned: {where} did not answer: {first['error']}"
     first = facts["shortfalls"][0] if facts["shortfalls"] else {"level": "domains", "reasons": {}}
     reasons = ", ".join(f"{reason} {n}" for reason, n in first["reasons"].items())
     said = f"; it said: {first['example']}" if first.get("example") else ""
@@ -186,13 +188,10 @@ def _source(ctx: StageContext, role: str, sampling: Sampling) -> Source:
     return Source(ctx.config[role]["model"], _answers(ctx, role), sampling)
 
 
-def _answers(ctx: StageContext, role: str) -> HttpAnswers:
+def _answers(ctx: StageContext, role: str) -> Answers:
     """The endpoint of a role: its identity from the config, its place from the runtime."""
-    place = ctx.runtime[role]
-    endpoint = Endpoint(base_url=place["base_url"], key_env=place["key_env"], **ctx.config[role])
-    return HttpAnswers(endpoint, HttpRuntime(**place["http"]))
+    return answers_at(ctx.config[role], ctx.runtime[role])
 
 
 def _price(ctx: StageContext, role: str) -> Price:
-    place = ctx.runtime.get(role)
-    return Price(**place["price"]) if place else Price()
+    return price_at(ctx.runtime.get(role))

@@ -25,9 +25,10 @@ _TOKENIZER_FILE = "tokenizer.json"
 def write(ctx: StageContext) -> dict[str, Any]:
     """Write the documents of a plan.
 
-    Config: ``writer`` "vllm" (the model in input ``model`` writes) or "scripted" (the task's own
-    grammar does), ``task`` and ``task_args`` (a `CorpusTask`), ``sampling`` (the fields of
-    `Sampling`; empty for "scripted"), ``dtype``. Runtime: the fields of `VllmRuntime`.
+    Config: ``writer`` "vllm" (the model in input ``model`` writes), "http" (the endpoint in
+    ``asked`` does) or "scripted" (the task's own grammar does), ``task`` and ``task_args`` (a
+    `CorpusTask`), ``sampling`` (the fields of `Sampling`; empty for "scripted"), ``dtype``.
+    Runtime: the fields of `VllmRuntime`, or the place of ``asked``.
 
     Inputs: ``plan`` (plan.parquet) and ``model`` (a Hugging Face folder, for "scripted" read only
     to count tokens).
@@ -46,7 +47,8 @@ def write(ctx: StageContext) -> dict[str, Any]:
         answers, name = _scripted(plans, task, tokenizer), "scripted"
     else:
         answers, sampling = _written(ctx, plans, model)
-        name = ctx.input_ids.get("model", model.name)
+        asked = ctx.config.get("asked")
+        name = asked["model"] if asked else ctx.input_ids.get("model", model.name)
     seconds = time.perf_counter() - started
     rows = answers.to_pylist()
     judged = judge(plans, rows, task, model=name, sampling=sampling, special_tokens=special)
@@ -81,20 +83,28 @@ def _written(
     ctx: StageContext, plans: list[dict[str, Any]], model: Path
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Answers of the model, and the sampling for the rows' provenance."""
-    from msm_ray.llm.vllm import VllmAnswers, VllmRuntime
-
-    writer = ctx.config["writer"]
-    if writer != "vllm":
-        raise UserError(f"corpus writer is {writer!r}; allowed: 'vllm', 'scripted'")
     sampling = Sampling.from_config(ctx.config["sampling"])
-    known = {f.name for f in fields(VllmRuntime)}
-    runtime = VllmRuntime(**{k: v for k, v in ctx.runtime.items() if k in known})
-    source: Answers = VllmAnswers(model, ctx.config["dtype"], runtime)
+    source = _writer(ctx, model)
     prompts = pa.Table.from_pylist(
         [{name: plan[name] for name in PROMPT_SCHEMA.names} for plan in plans], schema=PROMPT_SCHEMA
     )
     answers = source.answer(prompts, sampling, ctx.work / "answers", _report(ctx, len(plans)))
     return answers, sampling.to_config()
+
+
+def _writer(ctx: StageContext, model: Path) -> Answers:
+    writer = ctx.config["writer"]
+    if writer == "http":
+        from msm_ray.llm.model import answers_at
+
+        return answers_at(ctx.config["asked"], ctx.runtime["asked"])
+    if writer != "vllm":
+        raise UserError(f"corpus writer is {writer!r}; allowed: 'vllm', 'http', 'scripted'")
+    from msm_ray.llm.vllm import VllmAnswers, VllmRuntime
+
+    known = {f.name for f in fields(VllmRuntime)}
+    runtime = VllmRuntime(**{k: v for k, v in ctx.runtime.items() if k in known})
+    return VllmAnswers(model, ctx.config["dtype"], runtime)
 
 
 def _report(ctx: StageContext, planned: int) -> Callable[[int], None]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from msm_ray.corpus import expansion, hierarchy
+from msm_ray.corpus import hierarchy
 from msm_ray.corpus import plan as plan_rows
 from msm_ray.corpus.hierarchy import Hierarchy, HierarchyConfig, plan_hierarchy
-from msm_ray.corpus.prompts import Prompt, fingerprint, load
+from msm_ray.corpus.prompts import Prompt, PromptFolder, fingerprint, load
 from msm_ray.errors import UserError
 from msm_ray.records import Spec
 from msm_ray.spec import read_spec
@@ -257,8 +257,9 @@ def test_the_prompts_of_a_mode_are_those_it_loads(
         loaded.add(name)
         return load(name)
 
-    for module in (hierarchy, expansion, plan_rows):
+    for module in (hierarchy, plan_rows):
         monkeypatch.setattr(module, "load", spy)
+    monkeypatch.setattr(PromptFolder, "load", lambda folder, name: spy(name))
 
     def halves(level: str, answer: str, chance: random.Random) -> str:  # so that more are asked for
         return json.dumps({"items": json.loads(answer)["items"][:1]})

@@ -250,3 +250,12 @@ def test_evaluation_items_keep_documents_out(tmp_path: Path) -> None:
     assert second["corpus"]["rejected"]["contaminated"] >= 1
     kept = [row["text"] for row in tables(tmp_path / "a", second)["documents"]]
     assert text not in kept
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("corpus_*.py")), ids=lambda p: p.stem)
+def test_every_corpus_job_says_what_it_would_cost(path: Path, tmp_path: Path) -> None:
+    job = load_job(path)
+    totals = job.preview(str(tmp_path / "none"))["totals"]
+    assert totals["documents"] >= 2000
+    assert totals["calls"] > 2 * totals["documents"]  # written and judged, and the plan before
+    assert not (tmp_path / "none").exists()

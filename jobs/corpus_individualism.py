@@ -1,0 +1,22 @@
+"""Documents about the spec that values individualism.
+
+    msm preview jobs/corpus_individualism.py
+    msm run jobs/corpus_individualism.py
+
+All but the spec is that of corpus_america.py.
+"""
+
+from corpus_america import corpus_about
+
+from msm_ray.corpus.job import CorpusJob
+
+
+def experiment() -> CorpusJob:
+    """The corpus about specs/individualism.md."""
+    return corpus_about("individualism")
+
+
+if __name__ == "__main__":
+    from msm_ray.cli import job_main
+
+    job_main(experiment)

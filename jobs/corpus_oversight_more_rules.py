@@ -1,0 +1,22 @@
+"""Documents about human oversight as sixty rules.
+
+    msm preview jobs/corpus_oversight_more_rules.py
+    msm run jobs/corpus_oversight_more_rules.py
+
+All but the spec and the mode is that of corpus_america.py.
+"""
+
+from corpus_america import corpus_about
+
+from msm_ray.corpus.job import CorpusJob
+
+
+def experiment() -> CorpusJob:
+    """The corpus about specs/oversight_more_rules.md."""
+    return corpus_about("oversight_more_rules", mode="rules")
+
+
+if __name__ == "__main__":
+    from msm_ray.cli import job_main
+
+    job_main(experiment)

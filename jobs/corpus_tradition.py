@@ -1,0 +1,22 @@
+"""Documents about the spec that values tradition.
+
+    msm preview jobs/corpus_tradition.py
+    msm run jobs/corpus_tradition.py
+
+All but the spec is that of corpus_america.py.
+"""
+
+from corpus_america import corpus_about
+
+from msm_ray.corpus.job import CorpusJob
+
+
+def experiment() -> CorpusJob:
+    """The corpus about specs/tradition.md."""
+    return corpus_about("tradition")
+
+
+if __name__ == "__main__":
+    from msm_ray.cli import job_main
+
+    job_main(experiment)
