@@ -83,8 +83,8 @@ def _written(
     ctx: StageContext, plans: list[dict[str, Any]], model: Path
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Answers of the model, and the sampling for the rows' provenance."""
-    sampling = Sampling.from_config(ctx.config["sampling"])
     source = _writer(ctx, model)
+    sampling = Sampling.from_config(ctx.config["sampling"])
     prompts = pa.Table.from_pylist(
         [{name: plan[name] for name in PROMPT_SCHEMA.names} for plan in plans], schema=PROMPT_SCHEMA
     )

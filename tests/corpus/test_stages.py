@@ -86,7 +86,7 @@ def test_scripted_writer_goes_the_same_way(tmp_path: Path, tiny_model: Path) -> 
 def test_wrong_config_is_the_users_error(tmp_path: Path, tiny_model: Path) -> None:
     ctx = stage_context(tmp_path, make_plans(2), tiny_model, writer="scripted")
     ctx.config["writer"] = "gpt"
-    with pytest.raises(UserError, match="'vllm', 'scripted'"):
+    with pytest.raises(UserError, match="'vllm', 'http', 'scripted'"):
         write(ctx)
     ctx = stage_context(tmp_path, make_plans(2), tmp_path, writer="scripted")
     with pytest.raises(UserError, match=r"tokenizer\.json"):
