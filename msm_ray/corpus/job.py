@@ -8,30 +8,24 @@ Run, previewed and resumed like any other job. No Ray is needed: what is waited 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from msm_ray.artifact import Record, Store
 from msm_ray.corpus import verdicts
 from msm_ray.corpus.hierarchy import HierarchyConfig
-from msm_ray.corpus.making import read_items
 from msm_ray.corpus.prompts import fingerprint, names
+from msm_ray.corpus.running import SpecJob, items_stage, runtime_of, spec_stage
 from msm_ray.corpus.screening import ScreenConfig
 from msm_ray.corpus.structure import plan_structure
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.llm.protocol import Sampling
-from msm_ray.observe import Observer, cost_summary
-from msm_ray.report.html import render_html
-from msm_ray.settings import RunResult
-from msm_ray.spec import check_size, fill, read_spec
-from msm_ray.stage import LocalLauncher, Stage, StageFailed, run_dag, scan, topological
+from msm_ray.spec import fill, read_spec
+from msm_ray.stage import Stage, topological
 
 __all__ = ["CorpusJob", "Model"]
 
@@ -40,7 +34,7 @@ SCRATCHPAD_TOKENS = 220
 
 
 @dataclass(frozen=True)
-class CorpusJob:
+class CorpusJob(SpecJob):
     """What a corpus decides.
 
     ``planner``: who plans (None in structure mode). ``judge``: who judges what passes the screen
@@ -49,8 +43,6 @@ class CorpusJob:
     ``items``: JSONL files of evaluation items that no document may hold.
     """
 
-    name: str
-    title: str
     spec: str
     plan: HierarchyConfig
     planner: Model | None
@@ -82,19 +74,8 @@ class CorpusJob:
 
     def spec_stage(self) -> Stage:
         """The spec's text as an artifact. UserError if it cannot be read or planned from."""
-        text = read_spec(Path(self.spec))
-        check_size(text, self.plan.spec_tokens)
-        fill(text, self.plan.assistant, self.plan.maker)
-        return Stage(
-            kind="spec",
-            version="1",
-            config={"name": Path(self.spec).stem, "sha256": text.sha256},
-            inputs={},
-            run="msm_ray.sources:copy_spec",
-            label=Path(self.spec).stem,
-            runtime={"path": self.spec, "where": "driver", "cpus": 0},
-            estimate={"seconds": 0.1},
-        )
+        plan = self.plan
+        return spec_stage(self.spec, plan.spec_tokens, plan.assistant, plan.maker)
 
     def plan_stage(self) -> Stage:
         """From the spec to one row for each document."""
@@ -111,7 +92,7 @@ class CorpusJob:
             inputs={"spec": self.spec_stage()},
             run="msm_ray.corpus.making:plan",
             label=self.name,
-            runtime=self._runtime(planner=self.planner),
+            runtime=runtime_of(planner=self.planner),
             estimate={"seconds": 60.0 if self.planner else 1.0, "calls": self._planning_calls()},
         )
 
@@ -119,7 +100,7 @@ class CorpusJob:
         """From the plan to the documents."""
         inputs = {"plan": self.plan_stage(), "spec": self.spec_stage()}
         if self.items:
-            inputs["items"] = self._items_stage()
+            inputs["items"] = items_stage(self.items, self.name)
         calls, prompt_tokens, tokens, dollars = self._writing_costs()
         judge = self.judge_sampling.to_config() if self.judge_sampling else None
         return Stage(
@@ -140,7 +121,7 @@ class CorpusJob:
             inputs=inputs,
             run="msm_ray.corpus.making:corpus",
             label=self.name,
-            runtime=self._runtime(writer=self.writer, judge=self.judge),
+            runtime=runtime_of(writer=self.writer, judge=self.judge),
             estimate={
                 "seconds": max(5.0, calls * 10.0 / self.writer.http.concurrency),
                 "documents": self._documents(),
@@ -150,26 +131,6 @@ class CorpusJob:
                 "money": dollars,
             },
         )
-
-    def _items_stage(self) -> Stage:
-        digest = hashlib.sha256()
-        for path in self.items:
-            digest.update(json.dumps(read_items(Path(path))).encode())
-        return Stage(
-            kind="items",
-            version="1",
-            config={"sha256": digest.hexdigest()},
-            inputs={},
-            run="msm_ray.corpus.making:copy_items",
-            label=self.name,
-            runtime={"paths": list(self.items), "where": "driver", "cpus": 0},
-            estimate={"seconds": 0.2},
-        )
-
-    @staticmethod
-    def _runtime(**models: Model | None) -> dict[str, Any]:
-        places = {role: model.place() for role, model in models.items() if model is not None}
-        return {**places, "where": "driver", "cpus": 0.1}
 
     # ---- what it will cost --------------------------------------------------------------------
 
@@ -224,91 +185,10 @@ class CorpusJob:
             dollars += self.planner.price.of(int(asked * per_prompt), asked * per_answer)
         return calls, prompt, tokens, round(dollars, 4)
 
-    def preview(self, store_url: str) -> dict[str, Any]:
-        """Documents, calls, tokens and dollars, before anything is spent."""
-        store = Store(store_url, create=False)
-        stages = self.stages()
-        there = set(scan(stages, store).records)
-        rows = []
-        numbers = ("documents", "calls", "tokens", "prompt_tokens", "money")
-        for stage in stages:
-            is_there = stage.id in there
-            row: dict[str, Any] = {"kind": stage.kind, "label": stage.label, "count": 1}
-            row |= {"cached": int(is_there), "steps": 0, "flops": 0}
-            row |= {n: 0 if is_there else stage.estimate.get(n, 0) for n in numbers}
-            row["device_seconds"] = 0 if is_there else stage.estimate.get("seconds", 0)
-            rows.append(row)
-        columns = ("count", "cached", *numbers, "steps", "flops", "device_seconds")
-        totals = {n: sum(row[n] for row in rows) for n in columns}
-        sharing = {"stages_if_not_shared": len(rows), "stages": len(rows)}
-        return {
-            "name": self.name,
-            "stages": rows,
-            "totals": totals,
-            "sharing": {**sharing, "device_seconds_saved": 0},
-        }
-
-    # ---- run ----------------------------------------------------------------------------------
-
-    def run(self, store_url: str, address: str | None = None) -> RunResult:
-        """Make what is missing and write ``runs/NAME/report.{json,html}``.
-
-        Raises:
-            UserError: the input, the endpoint or its key is wrong; what was answered stays.
-            StageFailed: a stage failed.
-        """
-        started, clock = datetime.now(UTC), time.monotonic()
-        stages = self.stages()
-        store = Store(store_url)
-        observer = Observer(events=store.events_path(self.name))
-        failure: BaseException | None = None
-        try:
-            run_dag(stages, store, LocalLauncher(observer.progress), observer)
-        except (StageFailed, UserError, KeyboardInterrupt) as error:
-            failure = error
-        records = {s.id: r for s in stages if (r := store.get(s.id)) is not None}
-        report = self._report(store, stages, records, observer.state.made_ids)
-        report["wall_seconds"] = round(time.monotonic() - clock, 2)
-        report["provenance"]["started"] = started.isoformat()
-        report["provenance"]["finished"] = datetime.now(UTC).isoformat()
-        page = render_html(report).encode("utf-8")
-        for folder in (f"runs/{self.name}/{report['fingerprint']}", f"runs/{self.name}"):
-            json_url = store.write_json(f"{folder}/report.json", report)
-            html_url = store.write_bytes(f"{folder}/report.html", page)
-        if failure is not None:
-            raise failure
-        return RunResult(report, json_url, html_url, report["complete"])
-
-    def _report(
-        self, store: Store, stages: list[Stage], records: dict[str, Record], made: set[str]
-    ) -> dict[str, Any]:
-        last = stages[-1]
-        is_there = last.id in records
-        missing = [] if is_there else [{"arm": "corpus", "eval": self.name}]
-        return {
-            "name": self.name,
-            "title": self.title,
-            "kind": "corpus",
-            "fingerprint": last.id[:16],
-            "complete": is_there,
-            "cells": {"expected": 1, "present": int(is_there), "missing": missing},
-            "arms": {},
-            "effects": {},
-            "corpus": self._corpus(store, stages, records) if is_there else {},
-            "cost": cost_summary([(r, r.id not in made) for r in records.values()]),
-            "provenance": {
-                "settings": dataclasses.asdict(self),
-                "artifacts": [
-                    {"id": s.id, "kind": s.kind, "label": s.label, "cached": s.id not in made}
-                    for s in stages
-                    if s.id in records
-                ],
-            },
-        }
-
-    def _corpus(
+    def result(
         self, store: Store, stages: list[Stage], records: dict[str, Record]
     ) -> dict[str, Any]:
+        """The report's part on the corpus."""
         last = stages[-1]
         card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
         plan = last.inputs["plan"]

@@ -15,6 +15,7 @@ import json
 import random
 import re
 
+from msm_ray.chat import rehearsal as conversations
 from msm_ray.errors import UserError
 
 UNFAITHFUL_SHARE = 0.05  # of the documents, in the rehearsed judge's view
@@ -54,9 +55,11 @@ _WORDS = {  # what phrases are made of
 
 
 def respond(prompt: str, seed: int) -> str:
-    """The answer to a prompt of `msm_ray.corpus.prompts`; UserError for any other prompt."""
+    """The answer to a prompt of the corpus or of conversations; UserError for any other prompt."""
     digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
     rng = random.Random(digest)
+    if (said := conversations.respond(prompt, rng, _phrase)) is not None:
+        return said
     step, count = _STEP.search(prompt), _COUNT.findall(prompt)
     if step and count:
         items = [_item(step[1], prompt, rng) for _ in range(int(count[-1]))]

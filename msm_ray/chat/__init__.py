@@ -1,0 +1,1 @@
+"""Alignment fine-tuning: conversations from a spec, opaque preferences, instruction data."""

@@ -1,0 +1,166 @@
+"""What jobs about a spec have in common: previewed, run, resumed and reported in one way.
+
+No Ray is needed: what is waited for is the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from msm_ray.artifact import Record, Store
+from msm_ray.corpus.making import read_items
+from msm_ray.errors import UserError
+from msm_ray.llm.model import Model
+from msm_ray.observe import Observer, cost_summary
+from msm_ray.report.html import render_html
+from msm_ray.settings import RunResult
+from msm_ray.spec import check_size, fill, read_spec
+from msm_ray.stage import LocalLauncher, Stage, StageFailed, run_dag, scan
+
+
+def spec_stage(path: str, tokens: int, assistant: str, maker: str) -> Stage:
+    """A spec's text as an artifact. UserError if it cannot be read or its names filled in."""
+    text = read_spec(Path(path))
+    check_size(text, tokens)
+    fill(text, assistant, maker)
+    return Stage(
+        kind="spec",
+        version="1",
+        config={"name": Path(path).stem, "sha256": text.sha256},
+        inputs={},
+        run="msm_ray.sources:copy_spec",
+        label=Path(path).stem,
+        runtime={"path": path, "where": "driver", "cpus": 0},
+        estimate={"seconds": 0.1},
+    )
+
+
+def items_stage(paths: Sequence[str], label: str) -> Stage:
+    """The evaluation items of JSONL files as an artifact."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(json.dumps(read_items(Path(path))).encode())
+    return Stage(
+        kind="items",
+        version="1",
+        config={"sha256": digest.hexdigest()},
+        inputs={},
+        run="msm_ray.corpus.making:copy_items",
+        label=label,
+        runtime={"paths": list(paths), "where": "driver", "cpus": 0},
+        estimate={"seconds": 0.2},
+    )
+
+
+def runtime_of(**models: Model | None) -> dict[str, Any]:
+    """The runtime of a stage that asks models, by their roles."""
+    places = {role: model.place() for role, model in models.items() if model is not None}
+    return {**places, "where": "driver", "cpus": 0.1}
+
+
+@dataclass(frozen=True)
+class SpecJob:
+    """A job about a spec; the last of its stages is its result."""
+
+    name: str
+    title: str
+
+    def stages(self) -> list[Stage]:
+        """All stages, inputs before what reads them."""
+        raise NotImplementedError
+
+    def result(
+        self, store: Store, stages: list[Stage], records: dict[str, Record]
+    ) -> dict[str, Any]:
+        """The report's part ``corpus``, from the last stage's artifact."""
+        raise NotImplementedError
+
+    def preview(self, store_url: str) -> dict[str, Any]:
+        """Documents, calls, tokens and dollars, before anything is spent."""
+        store = Store(store_url, create=False)
+        stages = self.stages()
+        there = set(scan(stages, store).records)
+        rows = []
+        numbers = ("documents", "calls", "tokens", "prompt_tokens", "money")
+        for stage in stages:
+            is_there = stage.id in there
+            row: dict[str, Any] = {"kind": stage.kind, "label": stage.label, "count": 1}
+            row |= {"cached": int(is_there), "steps": 0, "flops": 0}
+            row |= {n: 0 if is_there else stage.estimate.get(n, 0) for n in numbers}
+            row["device_seconds"] = 0 if is_there else stage.estimate.get("seconds", 0)
+            rows.append(row)
+        columns = ("count", "cached", *numbers, "steps", "flops", "device_seconds")
+        totals = {n: sum(row[n] for row in rows) for n in columns}
+        sharing = {"stages_if_not_shared": len(rows), "stages": len(rows)}
+        return {
+            "name": self.name,
+            "stages": rows,
+            "totals": totals,
+            "sharing": {**sharing, "device_seconds_saved": 0},
+        }
+
+    # ---- run ----------------------------------------------------------------------------------
+
+    def run(self, store_url: str, address: str | None = None) -> RunResult:
+        """Make what is missing and write ``runs/NAME/report.{json,html}``.
+
+        Raises:
+            UserError: the input, the endpoint or its key is wrong; what was answered stays.
+            StageFailed: a stage failed.
+        """
+        started, clock = datetime.now(UTC), time.monotonic()
+        stages = self.stages()
+        store = Store(store_url)
+        observer = Observer(events=store.events_path(self.name))
+        failure: BaseException | None = None
+        try:
+            run_dag(stages, store, LocalLauncher(observer.progress), observer)
+        except (StageFailed, UserError, KeyboardInterrupt) as error:
+            failure = error
+        records = {s.id: r for s in stages if (r := store.get(s.id)) is not None}
+        report = self._report(store, stages, records, observer.state.made_ids)
+        report["wall_seconds"] = round(time.monotonic() - clock, 2)
+        report["provenance"]["started"] = started.isoformat()
+        report["provenance"]["finished"] = datetime.now(UTC).isoformat()
+        page = render_html(report).encode("utf-8")
+        for folder in (f"runs/{self.name}/{report['fingerprint']}", f"runs/{self.name}"):
+            json_url = store.write_json(f"{folder}/report.json", report)
+            html_url = store.write_bytes(f"{folder}/report.html", page)
+        if failure is not None:
+            raise failure
+        return RunResult(report, json_url, html_url, report["complete"])
+
+    def _report(
+        self, store: Store, stages: list[Stage], records: dict[str, Record], made: set[str]
+    ) -> dict[str, Any]:
+        last = stages[-1]
+        is_there = last.id in records
+        missing = [] if is_there else [{"arm": "corpus", "eval": self.name}]
+        return {
+            "name": self.name,
+            "title": self.title,
+            "kind": "corpus",
+            "fingerprint": last.id[:16],
+            "complete": is_there,
+            "cells": {"expected": 1, "present": int(is_there), "missing": missing},
+            "arms": {},
+            "effects": {},
+            "corpus": self.result(store, stages, records) if is_there else {},
+            "cost": cost_summary([(r, r.id not in made) for r in records.values()]),
+            "provenance": {
+                "settings": dataclasses.asdict(self),
+                "artifacts": [
+                    {"id": s.id, "kind": s.kind, "label": s.label, "cached": s.id not in made}
+                    for s in stages
+                    if s.id in records
+                ],
+            },
+        }
