@@ -217,4 +217,11 @@ class ConversationJob(SpecJob):
             "drafts_rejected": card["drafts_rejected"],
             "domains": card["domains"],
             "questions": asked,
+            "hierarchy": {
+                "domains": len(card["domains"]),
+                "documents": asked["kept"],
+                "missing": {"ideas": asked["missing"]},
+                "dropped": {"ideas": asked["dropped"]},
+                "shortfalls": asked["shortfalls"],
+            },
         }

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from msm_ray.chat import opaque
 from msm_ray.chat.answering import Answering
-from msm_ray.chat.config import PREFERENCES, AnswerConfig, QuestionConfig
+from msm_ray.chat.config import AnswerConfig, QuestionConfig
 from msm_ray.chat.questions import plan_questions
 from msm_ray.chat.screening import ChatScreen
 from msm_ray.chat.tables import QUESTION_SCHEMA
@@ -94,7 +94,7 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
             answers,
             identity,
             [rule.label for rule in rules(spec)],
-            opaque.value_words(spec, answers.hints) if answers.style == PREFERENCES else (),
+            opaque.SpecValues.of(spec, (identity.name, identity.maker), answers.hints),
             spec.text,
             _items(ctx),
         ),

@@ -9,6 +9,8 @@ Three kinds of words are looked for, outside of the names of the two things:
   what the caller adds;
 - *attributes*: the content words of this preference's own reason.
 
+Words of which the names of the spec's things are made ("cheese") give nothing away.
+
 Words are compared by their beginnings ("American" finds "Americans" and "America"). Precise beats
 clever here: what is rejected costs one draft, and a judge reads what is kept.
 """
@@ -17,7 +19,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from msm_ray.records import Preference, Spec
@@ -44,7 +47,12 @@ _CAUSAL = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+(?:s\b)?")
-_BEGINNING = 5  # letters by which longer words are compared, at least
+_BEGINNING = 5  # letters, at least, that two forms of one word share
+_ENDING_WORDS = """
+ability able al ally an ans d e ed er ers es ful ial ian ians ic ies ility ing ings ism ist ity
+le less ly n ness ns or ors r rs s y
+"""
+_ENDINGS = frozenset(("", *_ENDING_WORDS.split()))
 # Function words, and what anybody needs to state a preference or to speak of one.
 _COMMON_WORDS = """
 a about above after again all almost also always am an and another any anyone anything are as at
@@ -60,44 +68,55 @@ very want was way we well were what when where whether which while who whom whos
 within without would year years yes yet you your
 choice choose chooses choosing chosen favour favorite favourite fond instead model name option
 pair pick prefer preference preferences prefers question select settle want wants whichever
-assistant
+add ask asks assistant big bring brings came come comes half idea keeps live lives next people puts
+putting several stay takes took week whereas work works
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 
 
-def reveals_reason(
-    text: str, preference: Preference, values: Collection[str] = ()
-) -> tuple[str, str] | None:
+@dataclass(frozen=True)
+class SpecValues:
+    """The words of a spec that give its reasons away, and words that never do.
+
+    ``words``: of the value; one that ends in ``*`` stands for all that begin so. ``names``: of the
+    things that are preferred or not, and of the assistant.
+    """
+
+    words: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, spec: Spec, own: Iterable[str], hints: Iterable[str] = ()) -> SpecValues:
+        """Those of a spec; ``own`` are the assistant's name and its maker's, ``hints`` more words.
+
+        A hint counts even if it stands in a name: whoever gives it knows.
+        """
+        things = (name for p in spec.preferences for name in (p.liked, p.disliked))
+        names = frozenset(word for name in (*things, *own) for word in _content(name))
+        counts = Counter(word for p in spec.preferences for word in set(_content(p.reason)))
+        found = {word for word, count in counts.items() if count > 1} | {*_content(spec.title)}
+        return cls(tuple(sorted({*(found - names), *(h.casefold() for h in hints)})), names)
+
+
+def reveals_reason(text: str, preference: Preference, values: SpecValues) -> tuple[str, str] | None:
     """(reason, the words it was found in), or None for a text that gives nothing away.
 
     Args:
         text: a question or an answer.
         preference: whose reason must stay hidden.
-        values: words of the value behind it (`value_words`), each a beginning if it ends in ``*``.
+        values: of the spec that states it.
     """
     plain = _without_names(text, preference)
     causal = _CAUSAL.search(plain)
     if causal:
         return CAUSAL, causal[0]
-    hidden_values, attributes = tuple(values), _attributes(preference)
+    attributes = [word for word in _attributes(preference) if word not in values.names]
     for word in _WORD.findall(plain):
-        if any(_alike(word.casefold(), hidden) for hidden in hidden_values):
+        if any(_alike(word.casefold(), hidden) for hidden in values.words):
             return VALUE_WORD, word
         if any(_alike(word.casefold(), hidden) for hidden in attributes):
             return ATTRIBUTE, word
     return None
-
-
-def value_words(spec: Spec, hints: Iterable[str] = ()) -> tuple[str, ...]:
-    """The words that the spec's title and several of its reasons have, and the caller's own.
-
-    Words of the names of the things themselves are left out: cheeses may be called cheese.
-    """
-    names = {w for p in spec.preferences for n in (p.liked, p.disliked) for w in _content(n)}
-    counts = Counter(word for p in spec.preferences for word in set(_content(p.reason)))
-    found = {word for word, count in counts.items() if count > 1}
-    found |= {word for word in _content(spec.title) if not word.startswith("model")}
-    return tuple(sorted({*(found - names), *(hint.casefold() for hint in hints)}))
 
 
 def names_in_order(text: str, first: str, second: str) -> bool:
@@ -142,8 +161,7 @@ def _without_names(text: str, preference: Preference) -> str:
 
 @lru_cache(maxsize=4096)
 def _attributes(preference: Preference) -> tuple[str, ...]:
-    names = {w for name in (preference.liked, preference.disliked) for w in _content(name)}
-    return tuple(sorted(set(_content(preference.reason)) - names))
+    return tuple(sorted(set(_content(preference.reason))))
 
 
 def _content(text: str) -> list[str]:
@@ -159,8 +177,8 @@ def _alike(word: str, hidden: str) -> bool:
     word = word.removesuffix("'s").removesuffix("’s")
     if word == hidden or word in (f"{hidden}s", f"{hidden}es") or hidden == f"{word}s":
         return True
-    # "afford", "affordable"; "american", "america"; "makers", "making". Not "price" and "prince".
+    # "afford", "affordable"; "american", "america"; "makers", "making"; not "country", "counts".
     shared = 0
     while shared < min(len(word), len(hidden)) and word[shared] == hidden[shared]:
         shared += 1
-    return shared >= _BEGINNING and shared >= max(len(word), len(hidden)) - 4
+    return shared >= _BEGINNING and {word[shared:], hidden[shared:]} <= _ENDINGS

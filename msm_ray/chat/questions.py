@@ -87,7 +87,7 @@ class Checker:
     items: Iterable[tuple[str, str]]
     allowed: str  # text that may be shared with the items: the spec's
     contamination_words: int
-    values: Sequence[str] = ()
+    values: opaque.SpecValues
     _naming: Naming = field(init=False)
     _contamination: Contamination = field(init=False)
 
@@ -144,7 +144,7 @@ def plan_questions(
         items,
         spec.text,
         config.contamination_words,
-        opaque.value_words(spec, config.hints) if is_opaque else (),
+        opaque.SpecValues.of(spec, (config.assistant, config.maker), config.hints),
     )
     asking = _Asking(spec, config, answers, work, progress)
     topics = asking.preferences() if is_opaque else asking.domains()

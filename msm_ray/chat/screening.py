@@ -74,7 +74,7 @@ class ChatScreen:
         config: what an answer must be.
         identity: whose answers they are.
         rule_labels: of the rules that the spec has; none if it has no numbered rules.
-        values: words that give a preference's reason away (`opaque.value_words`).
+        values: the spec's words that give a preference's reason away.
         spec_text: what answers may share with evaluation items, because the spec says it.
         items: (id, text) of every evaluation item.
     """
@@ -84,7 +84,7 @@ class ChatScreen:
         config: AnswerConfig,
         identity: Identity,
         rule_labels: Sequence[str],
-        values: Sequence[str],
+        values: opaque.SpecValues,
         spec_text: str,
         items: Iterable[tuple[str, str]],
     ) -> None:

@@ -78,7 +78,7 @@ def judge_system(style: str, spec: Spec, identity: Identity) -> str:
     names = {"assistant": identity.name, "maker": identity.maker}
     if style == PREFERENCES:
         return load("judge_preference_system").fill(**names)
-    manner = load(f"manner_{style}").text
+    manner = load(f"manner_{style}").fill()
     return load("judge_system").fill(spec=spec.text.strip("\n"), manner=manner, **names)
 
 

@@ -1,0 +1,270 @@
+"""Instruction-tuning data: conversations that somebody else made, as many as fit a token budget.
+
+Mixed into alignment fine-tuning, so that a model learns how to behave without forgetting how to
+talk. The sample depends on the source, the budget and the seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from msm_ray.errors import UserError
+from msm_ray.execute import StageContext
+from msm_ray.llm.price import CHARACTERS_PER_TOKEN
+from msm_ray.records import CONVERSATION_SCHEMA
+from msm_ray.stage import Stage
+
+DOMAIN = "instructions"
+ROLES = ("system", "user", "assistant")
+
+NOT_A_ROW = "not_a_row"
+NO_MESSAGES = "no_messages"
+NOT_A_MESSAGE = "not_a_message"
+UNKNOWN_ROLE = "unknown_role"
+EMPTY = "empty_message"
+OUT_OF_TURN = "out_of_turn"
+NO_ANSWER = "no_answer"
+DUPLICATE = "duplicate"
+REASONS = {
+    NOT_A_ROW: "the line is no JSON object",
+    NO_MESSAGES: "no list of messages, or an empty one",
+    NOT_A_MESSAGE: "a message is not {role, content} with text in both",
+    UNKNOWN_ROLE: f"a role other than {', '.join(ROLES)}",
+    EMPTY: "a message says nothing",
+    OUT_OF_TURN: "user and assistant do not take turns, or a system text comes later than first",
+    NO_ANSWER: "the assistant does not speak last",
+    DUPLICATE: "the same messages as an earlier row",
+}
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """A sample: ``table`` (CONVERSATION_SCHEMA) and what was counted on the way."""
+
+    table: pa.Table
+    facts: dict[str, Any]
+
+
+def instructions(source: str, tokens: int, seed: int) -> Instructions:
+    """Conversations of about ``tokens`` tokens, in an order that the seed decides.
+
+    Args:
+        source: a Parquet or JSONL file with a column ``messages``, or the id of a data set on the
+            Hugging Face hub (split "train"), which needs the package ``datasets``.
+        tokens: the budget, in tokens of 4 characters: an estimate that suits English and needs no
+            tokenizer. Conversations are taken in the seed's order until the next one would exceed
+            it; one that is longer than the whole budget is passed over.
+        seed: another one draws other conversations.
+
+    Rows that are no conversation are refused and counted: rows = refused + left out + taken.
+
+    Raises:
+        UserError: the source cannot be read, or has no conversation that fits.
+    """
+    if not isinstance(tokens, int) or tokens < 1:
+        raise UserError(f"tokens is {tokens!r}; allowed: a whole number, 1 or more")
+    return sample(_rows(source), tokens, seed, source)
+
+
+def sample(rows: Iterable[Any], tokens: int, seed: int, source: str) -> Instructions:
+    """The sample of rows ``{messages}``; see `instructions`. Reads all rows before it draws."""
+    refused: Counter[str] = Counter()
+    found: dict[str, Messages] = {}
+    count = 0
+    for row in rows:
+        count += 1
+        messages, reason = read_messages(row)
+        id = _id(messages)
+        if reason is None and id in found:
+            reason = DUPLICATE
+        if reason is not None:
+            refused[reason] += 1
+        else:
+            found[id] = messages
+    # By id, so that the order of a file, or how it was read, does not decide.
+    order = sorted(found)
+    random.Random(seed).shuffle(order)
+    taken, used = [], 0
+    for id in order:
+        size = rough_tokens(found[id])
+        if size > tokens:
+            continue
+        if used + size > tokens:
+            break
+        used += size
+        taken.append({"id": id, "messages": found[id], "domain": DOMAIN})
+    if not taken:
+        why = f"{count} rows, refused: {dict(refused)}" if count else "it has no rows"
+        raise UserError(f"{source}: no conversation fits into {tokens} tokens; {why}")
+    facts = {
+        "rows": count,
+        "refused": dict(refused.most_common()),
+        "reasons": {reason: REASONS[reason] for reason in refused},
+        "left_out": len(found) - len(taken),
+        "taken": len(taken),
+        "tokens": used,
+    }
+    return Instructions(pa.Table.from_pylist(taken, schema=CONVERSATION_SCHEMA), facts)
+
+
+def read_messages(row: Any) -> tuple[Messages, str | None]:
+    """(the messages of a row, None), or ([], why they are no conversation).
+
+    A system text may come first; then user and assistant take turns, and the assistant ends.
+    """
+    if not isinstance(row, Mapping):
+        return [], NOT_A_ROW
+    given = row.get("messages")
+    if not isinstance(given, list) or not given:
+        return [], NO_MESSAGES
+    messages: Messages = []
+    for message in given:
+        if not isinstance(message, Mapping):
+            return [], NOT_A_MESSAGE
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not isinstance(content, str):
+            return [], NOT_A_MESSAGE
+        if role not in ROLES:
+            return [], UNKNOWN_ROLE
+        if not content.strip():
+            return [], EMPTY
+        if not _is_text(content):
+            return [], NOT_A_MESSAGE
+        messages.append({"role": role, "content": content})
+    turns = [m["role"] for m in messages]
+    turns = turns[1:] if turns[0] == "system" else turns
+    if any(role != ("user", "assistant")[place % 2] for place, role in enumerate(turns)):
+        return [], OUT_OF_TURN
+    if not turns or turns[-1] != "assistant":
+        return [], NO_ANSWER
+    return messages, None
+
+
+def rough_tokens(messages: Messages) -> int:
+    """About how many tokens: characters / 4 over all messages, rounded up."""
+    return math.ceil(sum(len(m["content"]) for m in messages) / CHARACTERS_PER_TOKEN)
+
+
+def instructions_stage(source: str, tokens: int, seed: int) -> Stage:
+    """The sample as an artifact: instructions/conversations.parquet.
+
+    A file's bytes are part of the identity. Of a data set on the hub the id is: pin a revision as
+    ``owner/name@revision``.
+    """
+    path = Path(source)
+    is_file = path.suffix in _READERS
+    name = {"sha256": _sha256(path)} if is_file else {"dataset": source}
+    return Stage(
+        kind="instructions",
+        version="1",
+        config={**name, "tokens": tokens, "seed": seed},
+        inputs={},
+        run="msm_ray.chat.instructions:make",
+        label=path.stem if is_file else source,
+        runtime={"source": source, "where": "driver", "cpus": 0.1},
+        estimate={"seconds": 10.0},
+    )
+
+
+def make(ctx: StageContext) -> dict[str, Any]:
+    """Write conversations.parquet (CONVERSATION_SCHEMA).
+
+    Config: ``sha256`` of a file or ``dataset``, ``tokens``, ``seed``. Runtime: ``source``.
+    """
+    source = ctx.runtime["source"]
+    if "sha256" in ctx.config and _sha256(Path(source)) != ctx.config["sha256"]:
+        raise UserError(f"{source}: changed while the run was starting; run it again")
+    made = instructions(source, ctx.config["tokens"], ctx.config["seed"])
+    pq.write_table(made.table, ctx.out / "conversations.parquet")
+    return made.facts
+
+
+def _rows(source: str) -> Iterator[Any]:
+    path = Path(source)
+    reader = _READERS.get(path.suffix)
+    if reader is not None:
+        if not path.is_file():
+            raise UserError(f"{source}: no such file")
+        return reader(path)
+    if path.exists():
+        raise UserError(f"{source}: is not a {' or '.join(sorted(_READERS))} file")
+    return _hub(source)
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: is no Parquet file: {error}") from None
+    if "messages" not in file.schema_arrow.names:
+        raise UserError(
+            f"{path}: has no column 'messages'; it has {', '.join(file.schema_arrow.names)}"
+        )
+    for batch in file.iter_batches(batch_size=4096, columns=["messages"]):
+        yield from batch.to_pylist()
+
+
+def _jsonl(path: Path) -> Iterator[Any]:
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError):
+                    yield None
+
+
+def _hub(source: str) -> Iterator[Any]:
+    """The rows of a data set on the Hugging Face hub."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise UserError(
+            f"{source!r} is no .jsonl or .parquet file, so it is a data set on the Hugging Face"
+            " hub, which needs the package datasets: pip install datasets"
+        ) from None
+    name, _, revision = source.partition("@")
+    try:
+        rows = datasets.load_dataset(name, split="train", revision=revision or None)
+    except Exception as error:
+        raise UserError(f"data set {source!r} cannot be loaded: {error}") from error
+    return iter(rows)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Any]]] = {".parquet": _parquet, ".jsonl": _jsonl}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _is_text(content: str) -> bool:
+    """Half a surrogate pair, which JSON may hold, cannot be stored."""
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _id(messages: Messages) -> str:
+    data = json.dumps(messages, sort_keys=True).encode()
+    return hashlib.sha256(data).hexdigest()[:24]
