@@ -34,6 +34,9 @@ HEAVY = ("ray", "torch", "vllm", "transformers", "deepspeed")
 # Pure logic: works where none of Ray, vLLM and DeepSpeed is installed.
 PURE = (
     "msm_ray.artifact",
+    "msm_ray.chat.instructions",
+    "msm_ray.chat.job",
+    "msm_ray.chat.screening",
     "msm_ray.cli",
     "msm_ray.commands",
     "msm_ray.corpus.contamination",

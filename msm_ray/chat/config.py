@@ -28,9 +28,10 @@ class QuestionConfig:
 
     ``spare``: so much more is asked for than is wanted, as a share, because some are dropped. Near
     duplicates are those of which the sets of 5-word sequences have a Jaccard similarity of
-    ``near_threshold`` or more; that is little for short texts: of 12 words, all but one at either
-    end must be the same for 0.75. Fewer than 5 words are compared as a whole, without case and
-    punctuation, as longer ones are first of all.
+    ``near_threshold`` or more: of two questions of 12 words, one word at either end may differ
+    (0.78) and one in the middle may not (0.23). Before that, and for questions of fewer than 5
+    words only that, they are the same if all words are, in their order, without case and
+    punctuation.
 
     ``contamination_words``: so many words in a row shared with an evaluation item are too many.
     ``hints``: words that give a preference's reason away besides those found in the spec; one that

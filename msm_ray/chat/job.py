@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ class ConversationJob(SpecJob):
     def _question_calls(self) -> int:
         """Prompts of a planner that gives all it is asked for."""
         q = self.questions
-        asked = -(-int(q.questions * (1 + q.spare)) // q.per_answer)
+        asked = -(-math.ceil(q.questions * (1 + q.spare)) // q.per_answer)
         return self._parents() * asked + (-(-q.domains // q.per_answer))
 
     def _question_costs(self) -> tuple[int, int]:
@@ -216,6 +217,7 @@ class ConversationJob(SpecJob):
             "redrafted": card["redrafted"],
             "drafts_rejected": card["drafts_rejected"],
             "domains": card["domains"],
+            "preferences": card["preferences"],
             "questions": asked,
             "hierarchy": {
                 "domains": len(card["domains"]),

@@ -67,6 +67,7 @@ class Sink:
         self._rejected: Counter[str] = Counter()
         self._drafts: Counter[str] = Counter()
         self._domains: Counter[str] = Counter()
+        self._preferences: Counter[str] = Counter()
         self._samples: list[Row] = []
         self._rejected_samples: dict[str, Row] = {}
 
@@ -102,6 +103,9 @@ class Sink:
         self._kept += 1
         self._tokens += draft.tokens
         self._domains[row["domain"]] += 1
+        if row["preference_id"]:
+            question = draft.question
+            self._preferences[f"{question['liked']} over {question['disliked']}"] += 1
         for name, lines in self._lines.items():
             said = messages(
                 draft.question["question"], draft.made, reasoning=name == WITH_REASONING
@@ -137,6 +141,7 @@ class Sink:
             "reasons": {r: REASONS[r] for r in {**ordered, **self._drafts}},
             "drafts_rejected": dict(self._drafts.most_common()),
             "domains": dict(self._domains),
+            "preferences": dict(self._preferences),
             "tokens_kept": self._tokens,
             "samples": [
                 {

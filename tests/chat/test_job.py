@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import threading
@@ -207,6 +208,40 @@ def test_ids_hold_and_styles_share_their_questions(tmp_path: Path) -> None:
         questions[style] = sorted(rows["question_id"].to_pylist())
     assert not kept["value"] & kept["rule"]
     assert set(questions["value"]) & set(questions["rule"])
+
+
+def test_no_conversation_holds_an_item_of_an_evaluation(tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text(json.dumps({"id": "i", "prompt": "For me, every day of the week!"}))
+    with rehearsing() as server:
+        job = job_at(server.url, "questions.questions=2", f'items=["{items}"]')
+        job = dataclasses.replace(job, judge=None, judge_sampling=None)
+        corpus = job.run(str(tmp_path / "store")).report["corpus"]
+    assert set(corpus["drafts_rejected"]) == {"contaminated"}
+    found = read(tmp_path / "store")
+    assert len(found["conversations"]) == corpus["kept"] == sum(corpus["preferences"].values()) > 40
+    assert len(corpus["preferences"]) == 12
+    said = [row["messages"][1]["content"] for row in found["conversations"]]
+    assert not any("every day of the week" in text for text in said)
+
+
+def test_rules_that_a_spec_numbers_are_the_only_ones_cited(tmp_path: Path) -> None:
+    spec = ROOT / "specs" / "oversight_rules.md"
+    small = ("questions.domains=2", "questions.questions=5", f"spec={spec}")
+
+    def cites(prompt: str, seed: int) -> str:
+        said = respond(prompt, seed)
+        rule = ("R1", "R99")[seed % 2]
+        return f"{said} So says {rule}." if said.startswith("<think>") else said
+
+    with rehearsing() as server:
+        server.respond = cites
+        job = job_at(server.url, *SETTINGS["rule"], *small, "drafts=6")
+        corpus = job.run(str(tmp_path / "store")).report["corpus"]
+    assert corpus["kept"] >= 9
+    assert corpus["drafts_rejected"]["unknown_rule"] > 0
+    for row in read(tmp_path / "store")["conversations"]:
+        assert row["messages"][1]["content"].endswith("So says R1.")
 
 
 def test_what_does_not_go_together_is_said() -> None:
