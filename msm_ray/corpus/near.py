@@ -55,7 +55,8 @@ class NearDuplicates:
 
     Ask in the order of the plan's index: the first of two near duplicates is the one that is kept.
     The same documents in the same order give the same answers on every machine. A rejected document
-    is not indexed, so what is compared with is always a document that was kept.
+    is not indexed, so what is near to another is near to one that was kept; an exact repeat may be
+    of one that was not.
 
     A text of fewer than 5 words has no shingle. It is compared exactly (`Duplicates`) and never
     near, because two notes that differ in one word of four are two notes.

@@ -97,7 +97,7 @@ def _drafts(corpus: Mapping[str, Any]) -> str:
         return ""
     meanings = mapping(corpus.get("reasons"))
     rows = [
-        [f"{esc(reason)}<small>{esc(meanings.get(reason, ''))}</small>", count(n)]
+        [f"{esc(reason)}<small>{esc(word(meanings.get(reason), ''))}</small>", count(n)]
         for reason, n in mapping(corpus.get("drafts_rejected")).items()
     ]
     text = note(

@@ -100,7 +100,7 @@ def _reasons(whole: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) ->
     columns = list(each)
     rows = [
         [
-            f"{esc(reason)}<small>{esc(meanings.get(reason, ''))}</small>",
+            f"{esc(reason)}<small>{esc(word(meanings.get(reason), ''))}</small>",
             *(count(mapping(each[c].get("rejected")).get(reason, 0)) for c in columns),
             count(reasons[reason]),
         ]
