@@ -98,6 +98,9 @@ def effect_lines(report: dict[str, Any]) -> list[str]:
             by_base.setdefault(pair["base"], []).append(pair["value"])
         means = {base: sum(values) / len(values) for base, values in by_base.items()}
         worst = min(means, key=lambda base: means[base])
+        if len(effect["per_seed"]) == 1:  # resampling one run shows no spread
+            lines.append(f"{name}: {effect['value']:+.3f} (one run: no interval)")
+            continue
         lines.append(
             f"{name}: {effect['value']:+.3f} (95 % {low:+.3f} to {high:+.3f}; "
             f"lowest {means[worst]:+.3f}, {worst})"

@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -60,6 +61,8 @@ def cluster(address: str | None = None) -> Iterator[int]:
             f"--address {address}: that is a dashboard, which msm submit takes; msm run takes "
             "HOST:6379 or ray://HOST:10001"
         )
+    if address:
+        _check_answers(address)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = address or os.environ.get("RAY_ADDRESS")
@@ -93,6 +96,19 @@ def cluster(address: str | None = None) -> Iterator[int]:
         yield _cpus()
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """UserError if nothing listens at HOST:PORT: Ray itself would ask for ever."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there ({error}); is it started?"
+        ) from error
 
 
 def _cpus() -> int:
