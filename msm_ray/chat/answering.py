@@ -15,21 +15,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from msm_ray.chat import verdicts
 from msm_ray.chat.config import PREFERENCES, AnswerConfig
 from msm_ray.chat.prompts import load
 from msm_ray.chat.screening import Answered, ChatScreen
 from msm_ray.chat.sink import Sink
+from msm_ray.corpus.drafting import (
+    BATCH_ROWS,
+    Source,
+    Tally,
+    ask_judge,
+    draft_id,
+    prompt_table,
+)
 from msm_ray.corpus.expansion import CALL_BYTES
 from msm_ray.corpus.naming import Identity
-from msm_ray.corpus.verdicts import JUDGE_UNREADABLE
-from msm_ray.corpus.writing import JUDGE_ATTEMPTS, Source, Tally
-from msm_ray.llm.protocol import PROMPT_SCHEMA
+from msm_ray.corpus.verdicts import mark
 from msm_ray.records import Spec
 
-BATCH_ROWS = 4096
 Row = Mapping[str, Any]
 
 
@@ -54,7 +57,7 @@ class Draft:
     @property
     def prompt_id(self) -> str:
         """Another draft has another one, and so another seed."""
-        return f"{self.question['id']}/{self.number}" if self.number else str(self.question["id"])
+        return draft_id(self.question["id"], self.number)
 
     def reject(self, reason: str, detail: str = "") -> None:
         """Something is against it."""
@@ -145,12 +148,10 @@ class Answering:
             for d in drafts
         ]
         answers = self.writer.answers.answer(
-            _table(prompts), self.writer.sampling, work / "written", progress
+            prompt_table(prompts), self.writer.sampling, work / "written", progress
         )
         for d, answer in zip(drafts, answers.to_pylist(), strict=True):
-            self.tally.calls += 1
-            self.tally.prompt_tokens += answer["prompt_tokens"]
-            self.tally.tokens += answer["tokens"]
+            self.tally.wrote(answer)
             d.raw, d.tokens, d.error = answer["text"], answer["tokens"], answer["error"]
             if not d.error:
                 d.made = self.screen.read(d.question, answer)
@@ -165,35 +166,25 @@ class Answering:
         return writer_prompt(self.config.style, question)
 
     def _judge(self, asked: Sequence[Draft], work: Path) -> None:
-        """Ask the judge about what passed the screen; what cannot be read is asked once more."""
+        """Ask the judge about what passed the screen."""
         if self.judge is None:
             return
         style = self.config.style
         system = verdicts.judge_system(style, self.spec, self.identity)
-        for attempt in range(JUDGE_ATTEMPTS):
-            if not asked:
-                return
-            prompts = [
-                {
-                    "id": d.prompt_id + (f"/again-{attempt}" if attempt else ""),
-                    "system": system,
-                    "prompt": verdicts.judge_prompt(
-                        style, d.question, d.made.reasoning, d.made.answer, self.identity
-                    ),
-                }
-                for d in asked
-            ]
-            answers = self.judge.answers.answer(
-                _table(prompts), self.judge.sampling, work / str(attempt), lambda done: None
+
+        def prompt(d: Draft) -> dict[str, Any]:
+            text = verdicts.judge_prompt(
+                style, d.question, d.made.reasoning, d.made.answer, self.identity
             )
-            for d, answer in zip(asked, answers.to_pylist(), strict=True):
-                self.tally.calls += 1
-                self.tally.judge_prompt_tokens += answer["prompt_tokens"]
-                self.tally.judge_tokens += answer["tokens"]
-                verdict, reason = verdicts.read_verdict(answer, style)
-                why = [f"{kind}: {why}" for kind, why in verdict.problems] if verdict else []
-                d.reject(reason or "", "; ".join(why))
-            asked = [d for d in asked if d.reason == JUDGE_UNREADABLE]
+            return {"id": d.prompt_id, "system": system, "prompt": text}
+
+        def read(d: Draft, answer: Row) -> str | None:
+            verdict, reason = verdicts.read_verdict(answer, style)
+            why = [f"{kind}: {why}" for kind, why in verdict.problems] if verdict else []
+            d.reject(reason or "", "; ".join(why))
+            return reason
+
+        ask_judge(self.judge, asked, prompt, read, self.tally, work)
 
 
 def writer_system(style: str, spec: Spec, identity: Identity) -> str:
@@ -206,7 +197,7 @@ def writer_system(style: str, spec: Spec, identity: Identity) -> str:
 
 def writer_prompt(style: str, question: Row) -> str:
     """The request for one answer; a message cannot end the place where it stands."""
-    values = {"question": question["question"], "mark": verdicts.mark(question["question"])}
+    values = {"question": question["question"], "mark": mark(question["question"])}
     if style == PREFERENCES:
         names = {"liked": question["liked"], "disliked": question["disliked"]}
         return load("respond_preference").fill(**values, **names)
@@ -217,7 +208,3 @@ def prompt_sha256(system: str, prompt: str) -> str:
     """Of all that an answer was asked for with."""
     data = f"{len(system)}:{system}{prompt}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(data).hexdigest()
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=PROMPT_SCHEMA)

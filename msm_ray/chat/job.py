@@ -17,7 +17,14 @@ from typing import Any
 from msm_ray.artifact import Record, Store
 from msm_ray.chat.config import PREFERENCES, AnswerConfig, QuestionConfig
 from msm_ray.chat.prompts import fingerprint
-from msm_ray.corpus.running import SpecJob, items_stage, runtime_of, spec_stage
+from msm_ray.corpus.running import (
+    SpecJob,
+    check_drafting,
+    drafted_part,
+    items_stage,
+    runtime_of,
+    spec_stage,
+)
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
@@ -65,10 +72,7 @@ class ConversationJob(SpecJob):
     items: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.drafts < 1:
-            raise UserError(f"drafts is {self.drafts}; allowed: 1 or more")
-        if (self.judge is None) != (self.judge_sampling is None):
-            raise UserError("judge and judge_sampling belong together; one of them is missing")
+        check_drafting(self.drafts, self.judge, self.judge_sampling)
         if (self.questions.about == PREFERENCES) != (self.answers.style == PREFERENCES):
             raise UserError(
                 f"answers.style is {self.answers.style!r} to questions about"
@@ -203,19 +207,8 @@ class ConversationJob(SpecJob):
         card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
         folder = store.fetch(last.inputs["questions"].id)
         asked = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
-        counts = {k: card[k] for k in ("planned", "kept", "rejected", "failed", "reasons")}
-        part = {
-            **counts,
-            "writer": self.writer.endpoint.model,
-            "tokens": card["tokens_kept"],
-            "samples": card["samples"],
-            "rejected_samples": card["rejected_samples"],
-        }
         return {
-            **counts,
-            "by_corpus": {f"{Path(self.spec).stem}, {self.answers.style}": part},
-            "redrafted": card["redrafted"],
-            "drafts_rejected": card["drafts_rejected"],
+            **drafted_part(card, f"{Path(self.spec).stem}, {self.answers.style}", self.writer),
             "domains": card["domains"],
             "preferences": card["preferences"],
             "questions": asked,

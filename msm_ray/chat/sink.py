@@ -8,13 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from msm_ray.chat.config import AnswerConfig
 from msm_ray.chat.screening import REASONS, Answered
 from msm_ray.chat.tables import CHAT_SCHEMA, FAILED_SCHEMA, REDRAFTED_SCHEMA, REJECTED_SCHEMA
-from msm_ray.corpus.writing import BATCH_ROWS, SAMPLES, Source
+from msm_ray.corpus.drafting import SAMPLES, Source, Tables
 
 if TYPE_CHECKING:
     from msm_ray.chat.answering import Draft
@@ -43,20 +40,16 @@ class Sink:
     def __init__(self, out: Path, config: AnswerConfig, writer: Source, spec_sha256: str) -> None:
         self._config = config
         kept = (WITHOUT, WITH_REASONING) if config.thinks else (WITHOUT,)
-        self._schemas = dict.fromkeys(kept, CHAT_SCHEMA) | {
+        schemas = dict.fromkeys(kept, CHAT_SCHEMA) | {
             "rejected": REJECTED_SCHEMA,
             "failed": FAILED_SCHEMA,
             "redrafted": REDRAFTED_SCHEMA,
         }
-        self._files = {
-            name: pq.ParquetWriter(out / f"{name}.parquet", schema)
-            for name, schema in self._schemas.items()
-        }
+        self._tables = Tables(out, schemas)
         self._lines = {
             name: open(out / f"{name}.jsonl", "w", encoding="utf-8")  # noqa: SIM115
             for name in kept
         }
-        self._rows: dict[str, list[Row]] = {name: [] for name in self._schemas}
         self._provenance = {
             "spec_sha256": spec_sha256,
             "style": config.style,
@@ -91,13 +84,13 @@ class Sink:
             self._drafts[draft.reason] += 1
             self._rejected_samples.setdefault(draft.reason, {**row, **reason})
         if not is_last:
-            self._put("redrafted", {**row, **reason, "error": draft.error})
+            self._tables.put("redrafted", {**row, **reason, "error": draft.error})
         elif draft.error:
             self._failed += 1
-            self._put("failed", {**row, "error": draft.error})
+            self._tables.put("failed", {**row, "error": draft.error})
         else:
             self._rejected[draft.reason] += 1
-            self._put("rejected", {**row, **reason})
+            self._tables.put("rejected", {**row, **reason})
 
     def _keep(self, row: Row, draft: Draft) -> None:
         self._kept += 1
@@ -111,26 +104,14 @@ class Sink:
                 draft.question["question"], draft.made, reasoning=name == WITH_REASONING
             )
             whole = {"id": row["id"], "messages": said, **row}
-            self._put(name, whole)
+            self._tables.put(name, whole)
             lines.write(json.dumps(whole, ensure_ascii=False) + "\n")
         if len(self._samples) < SAMPLES:
             self._samples.append({**row, "text": _shown(draft)})
 
-    def _put(self, name: str, row: Row) -> None:
-        self._rows[name].append(row)
-        if len(self._rows[name]) >= BATCH_ROWS:
-            self._flush(name)
-
-    def _flush(self, name: str) -> None:
-        rows, self._rows[name] = self._rows[name], []
-        if rows:
-            self._files[name].write_table(pa.Table.from_pylist(rows, self._schemas[name]))
-
     def close(self) -> Row:
         """Finish the files; the card's counts and samples."""
-        for name, file in self._files.items():
-            self._flush(name)
-            file.close()
+        self._tables.close()
         for lines in self._lines.values():
             lines.close()
         ordered = dict(self._rejected.most_common())

@@ -6,7 +6,6 @@ more, counted, and never a reason to keep a conversation.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from msm_ray.chat.config import PREFERENCES
 from msm_ray.chat.prompts import load
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.reading import read_json, split_reasoning
-from msm_ray.corpus.verdicts import JUDGE_UNREADABLE
+from msm_ray.corpus.verdicts import JUDGE_UNREADABLE, mark
 from msm_ray.records import Spec
 
 EXCLUDED = "judge_excluded"
@@ -121,9 +120,3 @@ def read_verdict(answer: Mapping[str, Any], style: str) -> tuple[Verdict | None,
     if verdict.include == bool(problems):
         return None, JUDGE_UNREADABLE
     return verdict, None if verdict.include else EXCLUDED
-
-
-def mark(*texts: str) -> str:
-    """A line that none of the texts can hold but by knowing its own hash."""
-    data = "\0".join(texts).encode("utf-8", "surrogatepass")
-    return hashlib.sha256(data).hexdigest()[:12]

@@ -17,14 +17,21 @@ from msm_ray.artifact import Record, Store
 from msm_ray.corpus import verdicts
 from msm_ray.corpus.hierarchy import HierarchyConfig
 from msm_ray.corpus.prompts import fingerprint, names
-from msm_ray.corpus.running import SpecJob, items_stage, runtime_of, spec_stage
+from msm_ray.corpus.running import (
+    SpecJob,
+    check_drafting,
+    drafted_part,
+    items_stage,
+    runtime_of,
+    spec_stage,
+)
 from msm_ray.corpus.screening import ScreenConfig
 from msm_ray.corpus.structure import plan_structure
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.llm.protocol import Sampling
-from msm_ray.spec import fill, read_spec
+from msm_ray.spec import fill, read_spec, rules
 from msm_ray.stage import Stage, topological
 
 __all__ = ["CorpusJob", "Model"]
@@ -56,13 +63,10 @@ class CorpusJob(SpecJob):
     items: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.drafts < 1:
-            raise UserError(f"drafts is {self.drafts}; allowed: 1 or more")
+        check_drafting(self.drafts, self.judge, self.judge_sampling)
         if (self.planner is None) != (self.plan.mode == "structure"):
             has = "none is given" if self.planner is None else "one is given"
             raise UserError(f"planner: plan.mode is {self.plan.mode!r} and {has}")
-        if (self.judge is None) != (self.judge_sampling is None):
-            raise UserError("judge and judge_sampling belong together; one of them is missing")
         if self.rewrite and self.judge is None:
             raise UserError("rewrite is on without a judge; give one or switch it off")
 
@@ -144,8 +148,6 @@ class CorpusJob(SpecJob):
         return topics * plan.types * plan.ideas
 
     def _rules(self) -> int:
-        from msm_ray.spec import rules
-
         return len(rules(read_spec(Path(self.spec))))
 
     def _planning_calls(self) -> int:
@@ -195,19 +197,8 @@ class CorpusJob(SpecJob):
         hierarchy = json.loads(
             (store.fetch(plan.id) / "hierarchy.json").read_text(encoding="utf-8")
         )
-        counts = {k: card[k] for k in ("planned", "kept", "rejected", "failed", "reasons")}
-        part = {
-            **counts,
-            "writer": self.writer.endpoint.model,
-            "tokens": card["tokens_kept"],
-            "samples": card["samples"],
-            "rejected_samples": card["rejected_samples"],
-        }
         return {
-            **counts,
-            "by_corpus": {Path(self.spec).stem: part},
-            "redrafted": card["redrafted"],
-            "drafts_rejected": card["drafts_rejected"],
+            **drafted_part(card, Path(self.spec).stem, self.writer),
             "measures": card["measures"],
             "hierarchy": hierarchy,
         }

@@ -7,22 +7,23 @@ asked); where it stands and how hard it is asked is runtime, which changes nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from msm_ray.corpus.drafting import Source, Tally
+from msm_ray.corpus.expansion import Progress
 from msm_ray.corpus.hierarchy import HierarchyConfig, plan_hierarchy
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.plan import plan_table
 from msm_ray.corpus.screening import Screen, ScreenConfig
 from msm_ray.corpus.verdicts import SCHEMA_TEXT
-from msm_ray.corpus.writing import Source, Writing
+from msm_ray.corpus.writing import Writing
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.model import answers_at, price_at
-from msm_ray.llm.price import Price
 from msm_ray.llm.protocol import Answers, Sampling
 from msm_ray.records import PLAN_SCHEMA
 from msm_ray.spec import fill, read_spec, rules
@@ -39,14 +40,7 @@ def plan(ctx: StageContext) -> dict[str, Any]:
     spec = read_spec(ctx.inputs["spec"] / "spec.md")
     config = HierarchyConfig.from_config(ctx.config["plan"])
     answers = _answers(ctx, "planner") if ctx.config["planner"] else None
-    levels: list[str] = []
-
-    def progress(level: str, done: int, asked: int) -> None:
-        if level not in levels:
-            levels.append(level)
-        part = (len(levels) - 1 + done / max(asked, 1)) / _LEVELS
-        ctx.progress(min(part, 0.99), {"level": level, "answered": done, "asked": asked})
-
+    progress = level_progress(ctx, _LEVELS)
     hierarchy = plan_hierarchy(spec, config, answers, ctx.work / "answers", progress)
     facts = hierarchy.facts()
     if not facts["documents"]:
@@ -61,7 +55,7 @@ def plan(ctx: StageContext) -> dict[str, Any]:
         "shortfalls": len(facts["shortfalls"]),
         "failures": len(facts["failures"]),
         "tokens_generated": facts["tokens"],
-        "money": _price(ctx, "planner").of(facts["prompt_tokens"], facts["tokens"]),
+        "money": price_at(ctx.runtime.get("planner")).of(facts["prompt_tokens"], facts["tokens"]),
     }
 
 
@@ -83,43 +77,22 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
         identity,
         [rule.label for rule in rules(spec)],
         spec.text,
-        read_items(ctx.inputs["items"] / "items.jsonl") if "items" in ctx.inputs else (),
+        items_of(ctx),
     )
     planned = pq.read_metadata(ctx.inputs["plan"] / "plan.parquet").num_rows
-
-    def progress(done: int, draft: int, asked: int | None) -> None:
-        part = done / max(asked or planned, 1)
-        fraction = 0.9 * part if draft == 0 else 0.9 + 0.09 * part
-        facts = {"answered": done, "asked": asked or planned, "draft": draft + 1}
-        ctx.progress(min(fraction, 0.99), facts)
-
     writing = Writing(
-        writer=_source(ctx, "writer", Sampling.from_config(config["sampling"])),
-        judge=_judge(ctx),
+        writer=source(ctx, "writer", config["sampling"]),
+        judge=judge(ctx, SCHEMA_TEXT),
         rewrite=config["rewrite"],
         screen=screen,
         identity=identity,
         drafts=config["drafts"],
         work=ctx.work / "answers",
-        progress=progress,
+        progress=draft_progress(ctx, planned),
     )
     card = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
-    tally = writing.tally
-    money = _price(ctx, "writer").of(tally.prompt_tokens, tally.tokens)
-    money += _price(ctx, "judge").of(tally.judge_prompt_tokens, tally.judge_tokens)
-    return {
-        "planned": card["planned"],
-        "kept": card["kept"],
-        "rejected": card["rejected"],
-        "failed": card["failed"],
-        "redrafted": card["redrafted"],
-        "tokens_kept": card["tokens_kept"],
-        "tokens_generated": tally.tokens + tally.judge_tokens,
-        "prompt_tokens": tally.prompt_tokens + tally.judge_prompt_tokens,
-        "calls": tally.calls,
-        "money": money,
-    }
+    return {**counts_of(card), **drafted(ctx, writing.tally)}
 
 
 def copy_items(ctx: StageContext) -> dict[str, Any]:
@@ -177,21 +150,65 @@ def _nothing_planned(facts: Mapping[str, Any], planner: Mapping[str, Any]) -> st
     return f"no document could be planned: no {first['level']} came ({reasons}){said}"
 
 
-def _judge(ctx: StageContext) -> Source | None:
+# ---- what the stages of conversations do in the same way ----------------------------------------
+
+
+def level_progress(ctx: StageContext, levels: int) -> Progress:
+    """Tells how far a plan of so many levels is."""
+    begun: list[str] = []
+
+    def progress(level: str, done: int, asked: int) -> None:
+        if level not in begun:
+            begun.append(level)
+        part = (len(begun) - 1 + done / max(asked, 1)) / levels
+        ctx.progress(min(part, 0.99), {"level": level, "answered": done, "asked": asked})
+
+    return progress
+
+
+def draft_progress(ctx: StageContext, planned: int) -> Callable[[int, int, int | None], None]:
+    """Tells how far drafting is: answers so far, the draft, and how many it asks for (None: all).
+
+    The first draft counts most, since the later ones ask for a few again.
+    """
+
+    def progress(done: int, draft: int, asked: int | None) -> None:
+        part = done / max(asked or planned, 1)
+        fraction = 0.9 * part if draft == 0 else 0.9 + 0.09 * part
+        facts = {"answered": done, "asked": asked or planned, "draft": draft + 1}
+        ctx.progress(min(fraction, 0.99), facts)
+
+    return progress
+
+
+def items_of(ctx: StageContext) -> list[tuple[str, str]]:
+    """(id, text) of the evaluation items that a stage was given; none without the input."""
+    return read_items(ctx.inputs["items"] / "items.jsonl") if "items" in ctx.inputs else []
+
+
+def source(ctx: StageContext, role: str, sampling: Mapping[str, Any]) -> Source:
+    """The endpoint of a role: its identity from the config, its place from the runtime."""
+    name: str = ctx.config[role]["model"]
+    return Source(name, _answers(ctx, role), Sampling.from_config(sampling))
+
+
+def judge(ctx: StageContext, schema: str) -> Source | None:
+    """The judge, whose verdicts obey ``schema``; None where there is none."""
     if not ctx.config["judge"]:
         return None
-    config = {**ctx.config["judge_sampling"], "schema": SCHEMA_TEXT}
-    return _source(ctx, "judge", Sampling.from_config(config))
+    return source(ctx, "judge", {**ctx.config["judge_sampling"], "schema": schema})
 
 
-def _source(ctx: StageContext, role: str, sampling: Sampling) -> Source:
-    return Source(ctx.config[role]["model"], _answers(ctx, role), sampling)
+def counts_of(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The counts of a card, for a stage's record."""
+    names = ("planned", "kept", "rejected", "failed", "redrafted", "tokens_kept")
+    return {name: card[name] for name in names}
+
+
+def drafted(ctx: StageContext, tally: Tally) -> dict[str, Any]:
+    """Calls, tokens and dollars of a writer and a judge, for a stage's record."""
+    return tally.facts(*(price_at(ctx.runtime.get(role)) for role in ("writer", "judge")))
 
 
 def _answers(ctx: StageContext, role: str) -> Answers:
-    """The endpoint of a role: its identity from the config, its place from the runtime."""
     return answers_at(ctx.config[role], ctx.runtime[role])
-
-
-def _price(ctx: StageContext, role: str) -> Price:
-    return price_at(ctx.runtime.get(role))

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +19,9 @@ from msm_ray.artifact import Record, Store
 from msm_ray.corpus.making import read_items
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
+from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import Observer, cost_summary
-from msm_ray.report.html import render_html
+from msm_ray.run import write_report
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
 from msm_ray.stage import LocalLauncher, Stage, StageFailed, run_dag, scan
@@ -64,6 +65,32 @@ def runtime_of(**models: Model | None) -> dict[str, Any]:
     """The runtime of a stage that asks models, by their roles."""
     places = {role: model.place() for role, model in models.items() if model is not None}
     return {**places, "where": "driver", "cpus": 0.1}
+
+
+def check_drafting(drafts: int, judge: Model | None, judge_sampling: Sampling | None) -> None:
+    """UserError unless something can be drafted, and judged if it is to be."""
+    if drafts < 1:
+        raise UserError(f"drafts is {drafts}; allowed: 1 or more")
+    if (judge is None) != (judge_sampling is None):
+        raise UserError("judge and judge_sampling belong together; one of them is missing")
+
+
+def drafted_part(card: Mapping[str, Any], title: str, writer: Model) -> dict[str, Any]:
+    """What a report says of one set of drafts, from its card; ``title`` names it there."""
+    counts = {k: card[k] for k in ("planned", "kept", "rejected", "failed", "reasons")}
+    part = {
+        **counts,
+        "writer": writer.endpoint.model,
+        "tokens": card["tokens_kept"],
+        "samples": card["samples"],
+        "rejected_samples": card["rejected_samples"],
+    }
+    return {
+        **counts,
+        "by_corpus": {title: part},
+        "redrafted": card["redrafted"],
+        "drafts_rejected": card["drafts_rejected"],
+    }
 
 
 @dataclass(frozen=True)
@@ -130,10 +157,7 @@ class SpecJob:
         report["wall_seconds"] = round(time.monotonic() - clock, 2)
         report["provenance"]["started"] = started.isoformat()
         report["provenance"]["finished"] = datetime.now(UTC).isoformat()
-        page = render_html(report).encode("utf-8")
-        for folder in (f"runs/{self.name}/{report['fingerprint']}", f"runs/{self.name}"):
-            json_url = store.write_json(f"{folder}/report.json", report)
-            html_url = store.write_bytes(f"{folder}/report.html", page)
+        json_url, html_url = write_report(store, self.name, report)
         if failure is not None:
             raise failure
         return RunResult(report, json_url, html_url, report["complete"])

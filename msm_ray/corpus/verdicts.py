@@ -95,7 +95,7 @@ def judge_prompt(document: str, section: str, identity: Identity) -> tuple[str, 
     """
     system = load("judge_system").fill(assistant=identity.name, maker=identity.maker)
     prompt = load("judge_document").fill(
-        assistant=identity.name, section=section.strip(), mark=_mark(document), document=document
+        assistant=identity.name, section=section.strip(), mark=mark(document), document=document
     )
     return system, prompt
 
@@ -116,7 +116,7 @@ def rewrite_prompt(document: str, request: str, verdict: Verdict, identity: Iden
         assistant=identity.name,
         request=request,
         document=document,
-        mark=_mark(document + request),
+        mark=mark(document + request),
         problems=problems,
         reason=_line(verdict.reason),
     )
@@ -152,8 +152,10 @@ def read_verdict(answer: Mapping[str, Any]) -> tuple[Verdict | None, str | None]
     return verdict, None if verdict.faithful else UNFAITHFUL
 
 
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+def mark(*texts: str) -> str:
+    """A line that none of the texts can hold but by knowing its own hash."""
+    data = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _line(text: str) -> str:

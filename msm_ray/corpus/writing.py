@@ -21,39 +21,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from msm_ray.corpus import verdicts
+from msm_ray.corpus.drafting import (
+    BATCH_ROWS,
+    SAMPLES,
+    Source,
+    Tables,
+    Tally,
+    ask_judge,
+    draft_id,
+    prompt_table,
+)
 from msm_ray.corpus.measures import Measures
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.screening import REASONS, Screen
 from msm_ray.corpus.verdicts import judge_prompt, read_verdict, rewrite_prompt
-from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers, Sampling
+from msm_ray.llm.protocol import PROMPT_SCHEMA
 from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
 
-BATCH_ROWS = 4096
-SAMPLES = 5
-JUDGE_ATTEMPTS = 2
 _PLAN_COLUMNS = ("index", "prompt", "section_text")  # of a plan row, besides the document's own
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model and how it is asked. ``name`` goes into the rows' provenance."""
-
-    name: str
-    answers: Answers
-    sampling: Sampling
-
-
-@dataclass
-class Tally:
-    """What was asked of the models so far."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    tokens: int = 0
-    judge_prompt_tokens: int = 0
-    judge_tokens: int = 0
 
 
 @dataclass
@@ -136,7 +123,7 @@ class Writing:
         drafts = [_Draft(row) for row in batch.select(names).to_pylist()]
         prompts = pa.table(
             {
-                "id": [_draft_id(d.plan["id"], draft) for d in drafts],
+                "id": [draft_id(d.plan["id"], draft) for d in drafts],
                 "system": batch["system"],
                 "prompt": batch["prompt"],
             },
@@ -147,10 +134,10 @@ class Writing:
         found = self._judge(drafts, draft, work / "judged")
         if self.rewrite and found:
             again = [d for d in drafts if d.plan["id"] in found]
-            prompts = _table(
+            prompts = prompt_table(
                 [
                     {
-                        "id": f"{_draft_id(d.plan['id'], draft)}/rewrite",
+                        "id": f"{draft_id(d.plan['id'], draft)}/rewrite",
                         "system": systems[d.plan["id"]].as_py(),
                         "prompt": rewrite_prompt(
                             d.text, d.plan["prompt"], found[d.plan["id"]], self.identity
@@ -176,9 +163,7 @@ class Writing:
         """Fill in what the writer answers, and what the screen says of it."""
         answers = self.writer.answers.answer(prompts, self.writer.sampling, work, progress)
         for d, answer in zip(drafts, answers.to_pylist(), strict=True):
-            self.tally.calls += 1
-            self.tally.prompt_tokens += answer["prompt_tokens"]
-            self.tally.tokens += answer["tokens"]
+            self.tally.wrote(answer)
             d.tokens, d.error, d.reason, d.text = answer["tokens"], answer["error"], "", ""
             if not d.error:
                 d.text, reason = self.screen.read(d.plan, answer)
@@ -190,51 +175,38 @@ class Writing:
         self, drafts: Sequence[_Draft], draft: int, work: Path
     ) -> dict[str, verdicts.Verdict]:
         """Ask the judge about what passed the screen; the verdicts on unfaithful ones by id."""
-        asked = [d for d in drafts if not (d.reason or d.error)]
         if self.judge is None:
             return {}
+        asked = [d for d in drafts if not (d.reason or d.error)]
         unfaithful: dict[str, verdicts.Verdict] = {}
-        # Another verdict costs less than another document: what cannot be read is asked for again.
-        for attempt in range(JUDGE_ATTEMPTS):
-            prompts = [self._judge_prompt(d, draft, attempt) for d in asked]
-            if not prompts:
-                break
-            answers = self.judge.answers.answer(
-                _table(prompts), self.judge.sampling, work / str(attempt), lambda done: None
-            )
-            for d, answer in zip(asked, answers.to_pylist(), strict=True):
-                self.tally.calls += 1
-                self.tally.judge_prompt_tokens += answer["prompt_tokens"]
-                self.tally.judge_tokens += answer["tokens"]
-                verdict, reason = read_verdict(answer)
-                d.reason = reason or ""
-                if verdict is not None and reason:
-                    unfaithful[d.plan["id"]] = verdict
-            asked = [d for d in asked if d.reason == verdicts.JUDGE_UNREADABLE]
-        return unfaithful
 
-    def _judge_prompt(self, d: _Draft, draft: int, attempt: int) -> Row:
-        system, prompt = judge_prompt(d.text, d.plan["section_text"], self.identity)
-        id = _draft_id(d.plan["id"], draft) + (f"/again-{attempt}" if attempt else "")
-        return {"id": id, "system": system, "prompt": prompt}
+        def prompt(d: _Draft) -> Row:
+            system, text = judge_prompt(d.text, d.plan["section_text"], self.identity)
+            return {"id": draft_id(d.plan["id"], draft), "system": system, "prompt": text}
+
+        def read(d: _Draft, answer: Row) -> str | None:
+            verdict, reason = read_verdict(answer)
+            d.reason = reason or ""
+            if verdict is not None and reason:
+                unfaithful[d.plan["id"]] = verdict
+            return reason
+
+        ask_judge(self.judge, asked, prompt, read, self.tally, work)
+        return unfaithful
 
 
 class _Sink:
     """Writes the tables, and counts for the card."""
 
     def __init__(self, out: Path, writer: Source) -> None:
-        self._schemas = {
+        schemas = {
             "documents": DOCUMENT_SCHEMA,
             "rejected": REJECTED_SCHEMA,
             "failed": FAILED_SCHEMA,
             "redrafted": FAILED_SCHEMA.append(REJECTED_SCHEMA.field("reason")),
         }
-        self._files = {
-            name: pq.ParquetWriter(out / f"{name}.parquet", schema)
-            for name, schema in self._schemas.items()
-        }
+        self._tables = Tables(out, schemas)
         self._lines = open(out / "documents.jsonl", "w", encoding="utf-8")  # noqa: SIM115
-        self._rows: dict[str, list[Row]] = {name: [] for name in self._schemas}
         sampling = json.dumps(writer.sampling.to_config(), sort_keys=True)
         self._provenance = {"model": writer.name, "sampling": sampling}
         self._measures = Measures()
@@ -259,34 +231,22 @@ class _Sink:
         if not (made.reason or made.error):
             self._kept += 1
             self._measures.add(row)
-            self._put("documents", row)
+            self._tables.put("documents", row)
             self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
             if len(self._samples) < SAMPLES:
                 self._samples.append({**row, "section": made.plan["section_text"]})
         elif not is_last:
-            self._put("redrafted", {**row, "error": made.error, "reason": made.reason})
+            self._tables.put("redrafted", {**row, "error": made.error, "reason": made.reason})
         elif made.error:
             self._failed += 1
-            self._put("failed", {**row, "error": made.error})
+            self._tables.put("failed", {**row, "error": made.error})
         else:
             self._rejected[made.reason] += 1
-            self._put("rejected", {**row, "reason": made.reason})
-
-    def _put(self, name: str, row: Row) -> None:
-        self._rows[name].append(row)
-        if len(self._rows[name]) >= BATCH_ROWS:
-            self._flush(name)
-
-    def _flush(self, name: str) -> None:
-        rows, self._rows[name] = self._rows[name], []
-        if rows:
-            self._files[name].write_table(pa.Table.from_pylist(rows, self._schemas[name]))
+            self._tables.put("rejected", {**row, "reason": made.reason})
 
     def close(self) -> Row:
         """Finish the files; the card's counts, figures and samples."""
-        for name, file in self._files.items():
-            self._flush(name)
-            file.close()
+        self._tables.close()
         self._lines.close()
         ordered = dict(self._rejected.most_common())
         measures = self._measures.result()
@@ -332,12 +292,3 @@ def _document_columns() -> list[str]:
 def _share(answer: Mapping[str, Any], text: str) -> int:
     """Tokens of the document in an answer, by its share of the answer's characters."""
     return max(1, round(int(answer["tokens"]) * len(text) / max(len(answer["text"]), 1)))
-
-
-def _draft_id(id: str, draft: int) -> str:
-    """The prompt's id: another draft has another one, and so another seed."""
-    return id if draft == 0 else f"{id}/{draft}"
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=PROMPT_SCHEMA)

@@ -1,0 +1,133 @@
+"""What documents and conversations are drafted with until they are whole: judge, tally, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from msm_ray.corpus.verdicts import JUDGE_UNREADABLE
+from msm_ray.llm.price import Price
+from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers, Sampling
+
+BATCH_ROWS = 4096
+SAMPLES = 5
+JUDGE_ATTEMPTS = 2
+
+D = TypeVar("D")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and how it is asked. ``name`` goes into the rows' provenance."""
+
+    name: str
+    answers: Answers
+    sampling: Sampling
+
+
+@dataclass
+class Tally:
+    """What was asked of the models so far."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    judge_prompt_tokens: int = 0
+    judge_tokens: int = 0
+
+    def wrote(self, answer: Mapping[str, Any]) -> None:
+        """Count a writer's answer (a row of ANSWER_SCHEMA)."""
+        self.calls += 1
+        self.prompt_tokens += answer["prompt_tokens"]
+        self.tokens += answer["tokens"]
+
+    def judged(self, answer: Mapping[str, Any]) -> None:
+        """Count a judge's."""
+        self.calls += 1
+        self.judge_prompt_tokens += answer["prompt_tokens"]
+        self.judge_tokens += answer["tokens"]
+
+    def facts(self, writer: Price, judge: Price) -> dict[str, Any]:
+        """For a stage's record; money in US dollars."""
+        return {
+            "tokens_generated": self.tokens + self.judge_tokens,
+            "prompt_tokens": self.prompt_tokens + self.judge_prompt_tokens,
+            "calls": self.calls,
+            "money": writer.of(self.prompt_tokens, self.tokens)
+            + judge.of(self.judge_prompt_tokens, self.judge_tokens),
+        }
+
+
+def draft_id(id: str, draft: int) -> str:
+    """The prompt's id: another draft has another one, and so another seed."""
+    return id if draft == 0 else f"{id}/{draft}"
+
+
+def prompt_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table of PROMPT_SCHEMA."""
+    return pa.Table.from_pylist(list(rows), schema=PROMPT_SCHEMA)
+
+
+def ask_judge(
+    judge: Source,
+    asked: Sequence[D],
+    prompt: Callable[[D], Row],
+    read: Callable[[D, Row], str | None],
+    tally: Tally,
+    work: Path,
+) -> None:
+    """Ask a judge about drafts; a verdict that cannot be read is asked for once more.
+
+    Another verdict costs less than another draft. ``prompt`` makes a row of PROMPT_SCHEMA; ``read``
+    takes the answer in and returns the reason against the draft, JUDGE_UNREADABLE to ask again.
+    """
+    for attempt in range(JUDGE_ATTEMPTS):
+        if not asked:
+            return
+        prompts = [prompt(d) for d in asked]
+        if attempt:
+            prompts = [{**row, "id": f"{row['id']}/again-{attempt}"} for row in prompts]
+        answers = judge.answers.answer(
+            prompt_table(prompts), judge.sampling, work / str(attempt), lambda done: None
+        )
+        unreadable: list[D] = []
+        for d, answer in zip(asked, answers.to_pylist(), strict=True):
+            tally.judged(answer)
+            if read(d, answer) == JUDGE_UNREADABLE:
+                unreadable.append(d)
+        asked = unreadable
+
+
+class Tables:
+    """Parquet files that rows are put into one by one, and written to in batches."""
+
+    def __init__(self, out: Path, schemas: Mapping[str, pa.Schema]) -> None:
+        self._schemas = schemas
+        self._files = {
+            name: pq.ParquetWriter(out / f"{name}.parquet", schema)
+            for name, schema in schemas.items()
+        }
+        self._rows: dict[str, list[Row]] = {name: [] for name in schemas}
+
+    def put(self, name: str, row: Row) -> None:
+        """Add a row to ``name``.parquet."""
+        self._rows[name].append(row)
+        if len(self._rows[name]) >= BATCH_ROWS:
+            self._flush(name)
+
+    def close(self) -> None:
+        """Write what is left."""
+        for name, file in self._files.items():
+            self._flush(name)
+            file.close()
+
+    def _flush(self, name: str) -> None:
+        rows, self._rows[name] = self._rows[name], []
+        if rows:
+            self._files[name].write_table(pa.Table.from_pylist(rows, self._schemas[name]))
