@@ -1,9 +1,9 @@
 """How much of vLLM's speed the corpus stage keeps, and how long it takes to start.
 
     python benchmarks/corpus/writer_throughput.py --documents 2000 --out record.json
+    python benchmarks/corpus/writer_throughput.py --documents 600 --layers 8 --hidden 512 --out ...
 
-The base model 0 writes the same plan twice, in the same run, with one thread and the same engine
-settings: by the corpus stage (Ray Data, one engine actor, checkpointed Parquet, filters), and by a
+A model writes the same plan twice, in the same run, with one thread and the same engine settings: by the corpus stage (Ray Data, one engine actor, checkpointed Parquet, filters), and by a
 bare ``vllm.LLM.generate`` over all prompts at once, its engine in the same process. The stage's
 rate is taken between its first and its last committed block, so that start-up is not in it;
 start-up is its own figure. CPU seconds stand beside wall seconds: those mean something on a busy
@@ -45,6 +45,33 @@ def make_plan(folder: Path, documents: int) -> None:
     shutil.copy(ROOT / "specs" / "micro_america.md", folder / "spec" / "spec.md")
     config = {"world_seed": 0, "documents": documents, "seed": 0, "assistant": "lyra"}
     plan(StageContext(config, {"spec": folder / "spec"}, folder / "plan", folder, {}, _silent))
+
+
+def random_model(folder: Path, layers: int, hidden: int) -> Path:
+    """A Llama of this size with random weights and base 0's tokenizer: it writes no sense.
+
+    Base 0 has a million parameters and answers 250 times a second on one core, which no model that
+    is of use does: what the pipeline costs a document is most of its time there.
+    """
+    from transformers import AutoTokenizer
+
+    from msm_ray.train.model import init_model
+    from msm_ray.world.bases import base_dir
+
+    base = json.loads((base_dir(0) / "config.json").read_text())
+    arch = {
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 64,
+        "max_position_embeddings": base["max_position_embeddings"],
+    }
+    tokenizer = AutoTokenizer.from_pretrained(base_dir(0))
+    model = init_model(arch, tokenizer, 0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _silent(fraction: float, facts: dict[str, Any]) -> None:
@@ -119,7 +146,7 @@ class CpuClock:
 
     def _poll(self) -> None:
         committed = 0
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.5):
             self._read()
             now = len(list(self._work.glob("answers/*/checkpoint/*[0-9].parquet")))
             if now > committed:
@@ -202,6 +229,14 @@ def _same(folder: Path, answers: dict[str, list[int]]) -> float:
     return same / len(rows)
 
 
+def facts_of(model: Path) -> dict[str, Any]:
+    """What a model's folder says of its size."""
+    config = json.loads((model / "config.json").read_text())
+    names = ("num_hidden_layers", "hidden_size", "vocab_size")
+    weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    return {name: config[name] for name in names} | {"weights_bytes": weights}
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on, and how busy it was."""
     cpu = next(
@@ -230,23 +265,29 @@ def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--layers", type=int, default=0, help="of a random model; 0: base 0")
+    parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--out", type=Path, required=True, help="the JSON record")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)  # the second process
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)  # of the second process
     arguments = parser.parse_args()
 
     from msm_ray.llm.vllm import VllmRuntime, engine_env
     from msm_ray.world.bases import base_dir
 
-    model = base_dir(0)
     if arguments.bare:
-        arguments.out.write_text(json.dumps(run_bare(arguments.bare, model)))
+        arguments.out.write_text(json.dumps(run_bare(arguments.bare, arguments.model)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "corpus"
         make_plan(folder, arguments.documents)
-        before = machine()
+        model = base_dir(0)
+        if arguments.layers:
+            model = random_model(Path(scratch) / "model", arguments.layers, arguments.hidden)
+        before, model_facts = machine(), facts_of(model)
         stage = run_stage(folder, model)
         command = [sys.executable, __file__, "--bare", str(folder), "--out", f"{scratch}/bare.json"]
+        command += ["--model", str(model)]
         environment = {**os.environ, **engine_env(VllmRuntime(**RUNTIME))}
         subprocess.run(command, check=True, env=environment)
         bare = json.loads(Path(scratch, "bare.json").read_text())
@@ -254,6 +295,7 @@ def main() -> None:
         "what": __doc__.split("\n")[0] if __doc__ else "",
         "machine": before,
         "documents": arguments.documents,
+        "model": model_facts,
         "sampling": SAMPLING,
         "runtime": asdict(VllmRuntime(**RUNTIME)),
         "stage": stage,

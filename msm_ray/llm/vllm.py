@@ -187,6 +187,8 @@ def _processor_config(
         # Tokens in, tokens out: the engine needs a tokenizer only to keep answers to a schema.
         "skip_tokenizer_init": not with_tokenizer,
         "disable_log_stats": True,
+        # Nobody reads along: an answer leaves the engine's front end when it is whole.
+        "stream_interval": 1_000_000,
         "enforce_eager": not gpu,  # compiling takes longer than a small corpus
     }
     if gpu:
@@ -194,7 +196,8 @@ def _processor_config(
     else:
         bundle = {"CPU": runtime.engine_cpus}
         engine["kv_cache_memory_bytes"] = need.kv_cache
-    batches = max(2, -(-2 * runtime.max_num_seqs // runtime.block_rows))
+    # A block is done when its slowest answer is: so many that the engine stays full meanwhile.
+    batches = max(2, -(-4 * runtime.max_num_seqs // runtime.block_rows))
     return vLLMEngineProcessorConfig(
         model_source=model,
         engine_kwargs=engine,
