@@ -14,15 +14,15 @@ arms.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msm_ray.errors import UserError
 from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
+from msm_ray.identity import folder_sha256
 from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
@@ -354,25 +354,3 @@ def evaluate(exp: Experiment, model: Stage, items: Stage, label: str) -> Stage:
         label=label,
         estimate={"seconds": 4.0},
     )
-
-
-def folder_sha256(folder: Path) -> str:
-    """The hash of what a model is: its files' names and contents, the same on every machine.
-
-    How it was made (``training.json`` holds seconds) and how an engine is checked
-    (``fingerprint.json``) are left out: the same weights are the same model.
-    """
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder}: no model there; a Hugging Face folder with config.json is needed"
-        )
-    digest = hashlib.sha256()
-    for path in _files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    found = (p for p in folder.rglob("*") if p.is_file() and p.name[0] != ".")
-    return iter(sorted(p for p in found if p.name not in ("training.json", "fingerprint.json")))

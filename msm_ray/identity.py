@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from msm_ray.errors import UserError
@@ -44,6 +45,25 @@ def canonical_json(value: Any, where: str = "value") -> str:
 def digest(value: Any, where: str = "value") -> str:
     """sha256 of the canonical JSON, as 64 hex digits."""
     return hashlib.sha256(canonical_json(value, where).encode("ascii")).hexdigest()
+
+
+def folder_sha256(folder: Path, needed: str = "config.json") -> str:
+    """The hash of what a model is: its files' names and contents, the same on every machine.
+
+    How it was made (``training.json`` holds seconds) and how an engine is checked
+    (``fingerprint.json``) are left out: the same weights are the same model. UserError unless the
+    file ``needed`` is there; an adapter has ``adapter_config.json``.
+    """
+    if not (folder / needed).is_file():
+        raise UserError(f"{folder}: no model there; a Hugging Face folder with {needed} is needed")
+    sha256 = hashlib.sha256()
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name[0] != ".")
+    for path in sorted(p for p in files if p.name not in ("training.json", "fingerprint.json")):
+        sha256.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with open(path, "rb") as file:
+            while piece := file.read(2**24):
+                sha256.update(piece)
+    return sha256.hexdigest()
 
 
 def _plain(value: Any, where: str, depth: int) -> Any:

@@ -30,7 +30,7 @@ def copy_model(ctx: StageContext) -> dict[str, Any]:
 
     A folder without ``fingerprint.json``, by which engines are verified, gets one.
     """
-    from msm_ray.graph import folder_sha256
+    from msm_ray.identity import folder_sha256
 
     source = Path(ctx.runtime["path"])
     shutil.copytree(

@@ -9,7 +9,8 @@ import pytest
 
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
-from msm_ray.graph import Graph, build, folder_sha256
+from msm_ray.graph import Graph, build
+from msm_ray.identity import folder_sha256
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import Stage
 

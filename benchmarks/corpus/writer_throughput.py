@@ -3,11 +3,11 @@
     python benchmarks/corpus/writer_throughput.py --documents 2000 --out record.json
     python benchmarks/corpus/writer_throughput.py --documents 600 --layers 8 --hidden 512 --out ...
 
-A model writes the same plan twice, in the same run, with one thread and the same engine settings: by the corpus stage (Ray Data, one engine actor, checkpointed Parquet, filters), and by a
-bare ``vllm.LLM.generate`` over all prompts at once, its engine in the same process. The stage's
-rate is taken between its first and its last committed block, so that start-up is not in it;
-start-up is its own figure. CPU seconds stand beside wall seconds: those mean something on a busy
-machine too.
+A model writes the same plan twice, in the same run, with one thread and the same engine settings:
+by the corpus stage (Ray Data, one engine actor, checkpointed Parquet, filters), and by a bare
+``vllm.LLM.generate`` over all prompts at once, its engine in the same process. The stage's rate is
+taken between its first and its last committed block, so that start-up is not in it; start-up is its
+own figure. CPU seconds stand beside wall seconds: those mean something on a busy machine too.
 """
 
 from __future__ import annotations

@@ -21,16 +21,15 @@ from msm_ray.chat.prompts import load
 from msm_ray.chat.screening import Answered, ChatScreen
 from msm_ray.chat.sink import Sink
 from msm_ray.corpus.drafting import (
-    BATCH_ROWS,
     Source,
     Tally,
     ask_judge,
     draft_id,
     prompt_table,
 )
-from msm_ray.corpus.expansion import CALL_BYTES
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.verdicts import mark
+from msm_ray.llm.protocol import rows_in_call
 from msm_ray.records import Spec
 
 Row = Mapping[str, Any]
@@ -129,7 +128,7 @@ class Answering:
 
     def _batches(self, rows: Sequence[Row], system: str) -> Iterator[Sequence[Row]]:
         """As many at a time as fit into memory with a copy of the system text each."""
-        size = max(1, min(BATCH_ROWS, CALL_BYTES // (len(system.encode("utf-8")) + 8_192)))
+        size = rows_in_call(self.writer.answers, len(system.encode("utf-8")))
         for start in range(0, len(rows), size):
             yield rows[start : start + size]
 

@@ -26,7 +26,7 @@ from msm_ray.corpus.running import (
     spec_stage,
 )
 from msm_ray.errors import UserError
-from msm_ray.llm.model import Model
+from msm_ray.llm.model import AnyModel
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.llm.protocol import Sampling
 from msm_ray.spec import read_spec
@@ -62,12 +62,12 @@ class ConversationJob(SpecJob):
 
     spec: str
     questions: QuestionConfig
-    planner: Model
+    planner: AnyModel
     answers: AnswerConfig
-    writer: Model
+    writer: AnyModel
     sampling: Sampling
     drafts: int
-    judge: Model | None = None
+    judge: AnyModel | None = None
     judge_sampling: Sampling | None = None
     items: tuple[str, ...] = ()
 
@@ -141,7 +141,7 @@ class ConversationJob(SpecJob):
             label=self.name,
             runtime=runtime_of(writer=self.writer, judge=self.judge),
             estimate={
-                "seconds": max(5.0, calls * 10.0 / self.writer.http.concurrency),
+                "seconds": max(5.0, calls * 10.0 / self.writer.in_flight),
                 "documents": self.planned(),
                 "calls": calls,
                 "prompt_tokens": prompts,

@@ -20,11 +20,10 @@ import pyarrow as pa
 
 from msm_ray.corpus.filters import normalise
 from msm_ray.corpus.levels import Item, Level, Parent, clip
-from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers, Sampling
+from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers, Sampling, rows_in_call
 
 Progress = Callable[[str, int, int], None]  # level, prompts answered, prompts asked in this round
 
-CALL_BYTES = 128 * 2**20  # prompts given to one call of `Answers`, each with the whole spec
 SHOWN = 150  # items that are there already, in a prompt for more
 SHOWN_CHARACTERS = 300
 
@@ -139,7 +138,7 @@ def expand(
     for round in range(math.ceil(level.wanted / config.per_answer) + config.rounds):
         asked = [state for state in states if len(state.items) < level.wanted]
         done = 0
-        for number, wave in enumerate(_waves(asked, level.system)):
+        for number, wave in enumerate(_waves(asked, level.system, answers)):
 
             def report(answered: int, before: int = done, total: int = len(asked)) -> None:
                 progress(level.name, before + answered, total)
@@ -174,9 +173,9 @@ def expand(
     )
 
 
-def _waves(states: Sequence[_State], system: str) -> Iterator[Sequence[_State]]:
-    """As many at a time as fit into memory with a copy of the system text each."""
-    size = max(1, CALL_BYTES // (len(system.encode("utf-8")) + 8_192))
+def _waves(states: Sequence[_State], system: str, answers: Answers) -> Iterator[Sequence[_State]]:
+    """As many at a time as one call takes."""
+    size = rows_in_call(answers, len(system.encode("utf-8")))
     for start in range(0, len(states), size):
         yield states[start : start + size]
 

@@ -28,13 +28,13 @@ from msm_ray.corpus.running import (
 from msm_ray.corpus.screening import ScreenConfig
 from msm_ray.corpus.structure import plan_structure
 from msm_ray.errors import UserError
-from msm_ray.llm.model import Model
+from msm_ray.llm.model import AnyModel, LocalModel, Model
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.llm.protocol import Sampling
 from msm_ray.spec import fill, read_spec, rules
 from msm_ray.stage import Stage, topological
 
-__all__ = ["CorpusJob", "Model"]
+__all__ = ["CorpusJob", "LocalModel", "Model"]
 
 TOKENS_PER_WORD = 1.35  # of English prose, with what a scratchpad adds below
 SCRATCHPAD_TOKENS = 220
@@ -52,12 +52,12 @@ class CorpusJob(SpecJob):
 
     spec: str
     plan: HierarchyConfig
-    planner: Model | None
-    writer: Model
+    planner: AnyModel | None
+    writer: AnyModel
     sampling: Sampling
     screen: ScreenConfig
     drafts: int
-    judge: Model | None = None
+    judge: AnyModel | None = None
     judge_sampling: Sampling | None = None
     rewrite: bool = False
     items: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ class CorpusJob(SpecJob):
             label=self.name,
             runtime=runtime_of(writer=self.writer, judge=self.judge),
             estimate={
-                "seconds": max(5.0, calls * 10.0 / self.writer.http.concurrency),
+                "seconds": max(5.0, calls * 10.0 / self.writer.in_flight),
                 "documents": self._documents(),
                 "calls": calls,
                 "tokens": tokens,

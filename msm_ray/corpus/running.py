@@ -1,6 +1,7 @@
 """What jobs about a spec have in common: previewed, run, resumed and reported in one way.
 
-No Ray is needed: what is waited for is the network.
+Ray is needed only where one of the models runs on the cluster: else what is waited for is the
+network.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Any
 from msm_ray.artifact import Record, Store
 from msm_ray.corpus.making import read_items
 from msm_ray.errors import UserError
-from msm_ray.llm.model import Model
+from msm_ray.llm.model import AnyModel, needs_ray
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import Observer, cost_summary
 from msm_ray.run import write_report
@@ -61,13 +63,13 @@ def items_stage(paths: Sequence[str], label: str) -> Stage:
     )
 
 
-def runtime_of(**models: Model | None) -> dict[str, Any]:
+def runtime_of(**models: AnyModel | None) -> dict[str, Any]:
     """The runtime of a stage that asks models, by their roles."""
     places = {role: model.place() for role, model in models.items() if model is not None}
     return {**places, "where": "driver", "cpus": 0.1}
 
 
-def check_drafting(drafts: int, judge: Model | None, judge_sampling: Sampling | None) -> None:
+def check_drafting(drafts: int, judge: AnyModel | None, judge_sampling: Sampling | None) -> None:
     """UserError unless something can be drafted, and judged if it is to be."""
     if drafts < 1:
         raise UserError(f"drafts is {drafts}; allowed: 1 or more")
@@ -75,12 +77,12 @@ def check_drafting(drafts: int, judge: Model | None, judge_sampling: Sampling | 
         raise UserError("judge and judge_sampling belong together; one of them is missing")
 
 
-def drafted_part(card: Mapping[str, Any], title: str, writer: Model) -> dict[str, Any]:
+def drafted_part(card: Mapping[str, Any], title: str, writer: AnyModel) -> dict[str, Any]:
     """What a report says of one set of drafts, from its card; ``title`` names it there."""
     counts = {k: card[k] for k in ("planned", "kept", "rejected", "failed", "reasons")}
     part = {
         **counts,
-        "writer": writer.endpoint.model,
+        "writer": writer.name,
         "tokens": card["tokens_kept"],
         "samples": card["samples"],
         "rejected_samples": card["rejected_samples"],
@@ -91,6 +93,20 @@ def drafted_part(card: Mapping[str, Any], title: str, writer: Model) -> dict[str
         "redrafted": card["redrafted"],
         "drafts_rejected": card["drafts_rejected"],
     }
+
+
+@contextmanager
+def _cluster_for(stages: Sequence[Stage], store: Store, address: str | None) -> Iterator[None]:
+    """Ray, if a stage that is not there yet asks a model that runs on the cluster."""
+    there = scan(list(stages), store).records
+    missing = [stage for stage in stages if stage.id not in there]
+    if not any(needs_ray(value) for stage in missing for value in stage.runtime.values()):
+        yield
+        return
+    from msm_ray.runtime import cluster
+
+    with cluster(address):
+        yield
 
 
 @dataclass(frozen=True)
@@ -149,7 +165,8 @@ class SpecJob:
         observer = Observer(events=store.events_path(self.name))
         failure: BaseException | None = None
         try:
-            run_dag(stages, store, LocalLauncher(observer.progress), observer)
+            with _cluster_for(stages, store, address):
+                run_dag(stages, store, LocalLauncher(observer.progress), observer)
         except (StageFailed, UserError, KeyboardInterrupt) as error:
             failure = error
         records = {s.id: r for s in stages if (r := store.get(s.id)) is not None}

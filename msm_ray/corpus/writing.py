@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 
 from msm_ray.corpus import verdicts
 from msm_ray.corpus.drafting import (
-    BATCH_ROWS,
     SAMPLES,
     Source,
     Tables,
@@ -35,7 +34,7 @@ from msm_ray.corpus.measures import Measures
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.screening import REASONS, Screen
 from msm_ray.corpus.verdicts import judge_prompt, read_verdict, rewrite_prompt
-from msm_ray.llm.protocol import PROMPT_SCHEMA
+from msm_ray.llm.protocol import PROMPT_SCHEMA, rows_in_call
 from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
 
 _PLAN_COLUMNS = ("index", "prompt", "section_text")  # of a plan row, besides the document's own
@@ -87,6 +86,7 @@ class Writing:
             The card: counts that add up, reasons, variety of the kept, samples.
         """
         planned = pq.read_metadata(plan).num_rows
+        rows = rows_in_call(self.writer.answers, _system_bytes(plan))
         sink = _Sink(out, self.writer)
         open_ids: set[str] | None = None  # None: all
         redrafted: list[int] = []
@@ -94,7 +94,7 @@ class Writing:
             is_last = draft + 1 == self.drafts
             unsettled: set[str] = set()
             asked = 0
-            for number, batch in _batches(plan, open_ids):
+            for number, batch in _batches(plan, open_ids, rows):
                 work = self.work / f"draft-{draft}" / f"{number:05d}"
                 progress = partial(self._tell, draft, asked, open_ids)
                 for made in self._batch(batch, draft, work, progress):
@@ -268,14 +268,20 @@ class _Sink:
         }
 
 
-def _batches(plan: Path, ids: set[str] | None) -> Iterator[tuple[int, pa.Table]]:
-    """The plan's rows in numbered batches; only those with one of ``ids``, where given.
+def _system_bytes(plan: Path) -> int:
+    """Of the system text of a plan's first document; the others have much the same."""
+    first = next(pq.ParquetFile(plan).iter_batches(batch_size=1, columns=["system"]), None)
+    return len(first["system"][0].as_py().encode("utf-8")) if first is not None else 0
+
+
+def _batches(plan: Path, ids: set[str] | None, rows: int) -> Iterator[tuple[int, pa.Table]]:
+    """The plan's rows in numbered batches of ``rows``; only those with one of ``ids``, if given.
 
     A row's batch has the same number in every draft and every run: its answers lie below it.
     """
     columns = list(dict.fromkeys([*_document_columns(), *_PLAN_COLUMNS, "system"]))
     file = pq.ParquetFile(plan)
-    for number, batch in enumerate(file.iter_batches(batch_size=BATCH_ROWS, columns=columns)):
+    for number, batch in enumerate(file.iter_batches(batch_size=rows, columns=columns)):
         table = pa.Table.from_batches([batch])
         if ids is not None:
             wanted = pa.array([id in ids for id in table["id"].to_pylist()], pa.bool_())

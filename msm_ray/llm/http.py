@@ -63,6 +63,8 @@ class HttpAnswers:
     ``unmetered`` (answers whose tokens the endpoint did not count: they have 0).
     """
 
+    call_rows = 4096  # a call costs nothing; a table of so many answers fits anywhere
+
     def __init__(
         self, endpoint: Endpoint, runtime: HttpRuntime, clock: Clock | None = None
     ) -> None:

@@ -18,7 +18,7 @@ PROCESSES_BYTES = 1500 * MIB
 KV_CACHE_LIMIT_BYTES = 2 * GIB
 # vLLM's CPU backend hands out the cache in blocks of this many tokens.
 CPU_BLOCK_TOKENS = 128
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,24 @@ def model_config(model: Path) -> dict[str, Any]:
     return config
 
 
+def adapter_rank(folder: Path) -> int:
+    """The rank of a LoRA adapter in PEFT's form; UserError if it is none."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        rank = int(config["r"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} is not a LoRA adapter's folder: {error!r}") from error
+    if not 1 <= rank <= 512:
+        raise UserError(f"{folder} has rank {rank}; allowed: 1 to 512, which is what vLLM serves")
+    return rank
+
+
 def kv_cache_bytes_per_token(config: dict[str, Any], dtype: str) -> int:
     """Keys and values of one token over all layers, in bytes."""
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     kv_heads = config.get("num_key_value_heads") or heads
-    return int(config["num_hidden_layers"] * 2 * kv_heads * head_dim * _DTYPE_BYTES[dtype])
+    return int(config["num_hidden_layers"] * 2 * kv_heads * head_dim * DTYPE_BYTES[dtype])
 
 
 def engine_memory(
@@ -59,12 +71,12 @@ def engine_memory(
 
     The KV cache is limited to 2 GiB; above that vLLM holds fewer sequences at once.
     """
-    if dtype not in _DTYPE_BYTES:
-        raise UserError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPE_BYTES)}")
+    if dtype not in DTYPE_BYTES:
+        raise UserError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPE_BYTES)}")
     config = model_config(model)
     stored = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     stored_dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    weights = stored * _DTYPE_BYTES[dtype] // _DTYPE_BYTES.get(stored_dtype, 4)
+    weights = stored * DTYPE_BYTES[dtype] // DTYPE_BYTES.get(stored_dtype, 4)
     blocks = math.ceil(max_model_len / CPU_BLOCK_TOKENS) + 1
     sequence = blocks * CPU_BLOCK_TOKENS * kv_cache_bytes_per_token(config, dtype)
     kv_cache = max(sequence, min(max_num_seqs * sequence, KV_CACHE_LIMIT_BYTES))

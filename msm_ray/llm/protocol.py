@@ -29,6 +29,13 @@ PROMPT_SCHEMA = pa.schema(
     ]
 )
 
+# A table of prompts may have this column beside them: the name of the adapter that answers, "" for
+# the model itself. Which names there are, the source of answers says.
+ADAPTER = pa.field("adapter", pa.string())
+
+CALL_BYTES = 256 * 2**20  # prompts given to one call of `Answers`, each with the whole spec
+PROMPT_BYTES = 8_192  # of a prompt without its system text, at most for most
+
 ANSWER_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -115,6 +122,11 @@ def _read_schema(text: Any) -> dict[str, Any]:
 class Answers(Protocol):
     """A source of answers."""
 
+    @property
+    def call_rows(self) -> int:
+        """Prompts that one call should have, if there are as many: more where a call costs more."""
+        ...
+
     def answer(
         self,
         prompts: pa.Table,
@@ -125,7 +137,7 @@ class Answers(Protocol):
         """Answer every prompt.
 
         Args:
-            prompts: PROMPT_SCHEMA, ids unique.
+            prompts: PROMPT_SCHEMA, ids unique; and ADAPTER, where there are adapters.
             sampling: how to draw.
             work: scratch that survives a killed process. Called again with the same prompts, an
                 implementation continues from what it finds there.
@@ -135,3 +147,11 @@ class Answers(Protocol):
             ANSWER_SCHEMA, one row for each prompt, in their order.
         """
         ...
+
+
+def rows_in_call(answers: Answers, system_bytes: int) -> int:
+    """Prompts for one call: as many as it should have, and as fit into CALL_BYTES.
+
+    ``system_bytes``: of the system text, of which each prompt has a copy.
+    """
+    return max(1, min(answers.call_rows, CALL_BYTES // (system_bytes + PROMPT_BYTES)))

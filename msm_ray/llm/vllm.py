@@ -12,24 +12,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from msm_ray.errors import UserError
 from msm_ray.llm.attempts import Attempts
 from msm_ray.llm.memory import (
     EngineMemory,
+    adapter_rank,
     available_bytes,
     check_memory,
     engine_memory,
     model_config,
 )
-from msm_ray.llm.protocol import Sampling
+from msm_ray.llm.protocol import ADAPTER, Sampling
 from msm_ray.llm.tokens import decode, encode, end_ids
 
 # The engine's own rows, before detokenizing.
@@ -37,8 +39,10 @@ RAW_SCHEMA = pa.schema(
     [("id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("error", pa.string())]
 )
 _TOKENIZED_SCHEMA = pa.schema(
-    [("id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("seed", pa.int64())]
+    [("id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("seed", pa.int64()), ADAPTER]
 )
+_TOKENIZED_ROWS = 1024  # at once: lists of Python's numbers take eight times what Arrow's do
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM reserves memory for
 # Everything in Ray Data that is not the engine: reading, mapping and writing a few kilobytes.
 # A whole CPU for each, which is the default, would wait for the engine's on a small machine.
 _LITTLE_CPU = 0.01
@@ -58,6 +62,7 @@ class VllmRuntime:
         threads: OpenMP threads of each.
         max_num_seqs: sequences an engine holds at once.
         block_rows: prompts in one task, and in one answers file: what a crash can lose.
+        tensor_parallel: GPUs that an engine's model is spread over.
     """
 
     engines: int = 1
@@ -65,9 +70,10 @@ class VllmRuntime:
     threads: int = 1
     max_num_seqs: int = 64
     block_rows: int = 32
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("engines", "threads", "max_num_seqs", "block_rows"):
+        for name in ("engines", "threads", "max_num_seqs", "block_rows", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise UserError(f"runtime {name} is {getattr(self, name)}; allowed: 1 or more")
         if self.engine_cpus < 0:
@@ -81,15 +87,27 @@ class VllmAnswers:
         model: a Hugging Face folder with a tokenizer that has an end-of-sequence token.
         dtype: "float32", "bfloat16" or "float16".
         runtime: width and placement.
+        adapters: PEFT folders by name. A row's ADAPTER says which of them answers; rows without
+            one are answered by the adapter named "", or by the model alone where there is none.
 
     Raises:
         UserError: the folder is no model, or the machine has too little free memory.
     """
 
-    def __init__(self, model: Path, dtype: str, runtime: VllmRuntime) -> None:
+    call_rows = 65_536  # a call starts an engine, which takes a minute with a large model
+
+    def __init__(
+        self,
+        model: Path,
+        dtype: str,
+        runtime: VllmRuntime,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> None:
         self._model = model.resolve()
         self._dtype = dtype
         self._runtime = runtime
+        self._adapters = {name: path.resolve() for name, path in (adapters or {}).items()}
+        self._rank = max((adapter_rank(path) for path in self._adapters.values()), default=0)
         self._context = int(model_config(model)["max_position_embeddings"])
 
     def answer(
@@ -106,24 +124,40 @@ class VllmAnswers:
         ends = end_ids(self._model, tokenizer)
         ids = prompts["id"].to_pylist()
         assert len(set(ids)) == len(ids), "prompt ids are not unique"
-        encoded = encode(tokenizer, prompts)
-        tokenized = pa.table(
-            {
-                "id": ids,
-                "token_ids": encoded,
-                "seed": [sampling.seed_of(id) for id in ids],
-            },
-            schema=_TOKENIZED_SCHEMA,
-        )
+        tokenized = self._tokenized(tokenizer, prompts, sampling)
         attempts = Attempts(work, RAW_SCHEMA)
         # The first pass leaves error rows out of what it writes, so that they stay open; the
         # second one writes them down, whatever they are.
         for keep_errors in (False, True):
-            remaining = _without(tokenized, attempts.committed()["id"])
-            if remaining.num_rows:
-                self._attempt(remaining, sampling, attempts, ends, keep_errors, progress)
-        lengths = {id: len(tokens) for id, tokens in zip(ids, encoded, strict=True)}
-        return decode(attempts.committed(), lengths, ends, tokenizer)
+            for part in _engines_for(_without(tokenized, attempts.committed()["id"])):
+                self._attempt(part, sampling, attempts, ends, keep_errors, progress)
+        lengths = pc.list_value_length(tokenized["token_ids"]).to_pylist()
+        return decode(attempts.committed(), dict(zip(ids, lengths, strict=True)), ends, tokenizer)
+
+    def _tokenized(self, tokenizer: Any, prompts: pa.Table, sampling: Sampling) -> pa.Table:
+        """_TOKENIZED_SCHEMA; UserError for an adapter that there is not."""
+        parts = [_TOKENIZED_SCHEMA.empty_table()]
+        for start in range(0, prompts.num_rows, _TOKENIZED_ROWS):
+            part = prompts.slice(start, _TOKENIZED_ROWS)
+            ids = part["id"].to_pylist()
+            names = [""] * len(ids)
+            if ADAPTER.name in part.schema.names:
+                names = part[ADAPTER.name].to_pylist()
+            columns = {
+                "id": ids,
+                "token_ids": encode(tokenizer, part),
+                "seed": [sampling.seed_of(id) for id in ids],
+                ADAPTER.name: [self._path_of(name) for name in names],
+            }
+            parts.append(pa.table(columns, schema=_TOKENIZED_SCHEMA))
+        return pa.concat_tables(parts)
+
+    def _path_of(self, adapter: str) -> str:
+        """An adapter's folder; "" for the model alone."""
+        if adapter and adapter not in self._adapters:
+            known = ", ".join(sorted(name for name in self._adapters if name)) or "none"
+            raise UserError(f"a prompt asks for the adapter {adapter!r}; there are: {known}")
+        return str(self._adapters[adapter]) if adapter in self._adapters else ""
 
     def _attempt(
         self,
@@ -134,7 +168,8 @@ class VllmAnswers:
         keep_errors: bool,
         progress: Callable[[int], None],
     ) -> None:
-        longest = max(len(tokens) for tokens in prompts["token_ids"].to_pylist())
+        adapted = prompts[ADAPTER.name][0].as_py() != ""
+        longest = pc.max(pc.list_value_length(prompts["token_ids"])).as_py()
         max_model_len = min(self._context, longest + sampling.max_tokens)
         gpu = _use_gpu()
         need = engine_memory(
@@ -154,6 +189,8 @@ class VllmAnswers:
             need,
             gpu,
             with_tokenizer=bool(sampling.schema),
+            adapters=pc.count_distinct(prompts[ADAPTER.name]).as_py() if adapted else 0,
+            rank=self._rank,
         )
         params: dict[str, Any] = {
             "temperature": sampling.temperature,
@@ -168,6 +205,17 @@ class VllmAnswers:
             _run(config, folder, params, self._runtime, prompts.num_rows, keep_errors)
 
 
+def _engines_for(prompts: pa.Table) -> list[pa.Table]:
+    """The prompts of the model alone and those of adapters, where there are any.
+
+    They need engines of their own: where both stand in one batch, vLLM's kernels for the CPU (in
+    0.29) compute the rows without an adapter with the one in the last slot, silently.
+    """
+    alone = pc.equal(prompts[ADAPTER.name], "")
+    parts = [prompts.filter(alone), prompts.filter(pc.invert(alone))]
+    return [part for part in parts if part.num_rows]
+
+
 def _processor_config(
     model: str,
     dtype: str,
@@ -177,6 +225,8 @@ def _processor_config(
     gpu: bool,
     *,
     with_tokenizer: bool,
+    adapters: int,
+    rank: int,
 ) -> Any:
     from ray.data.llm import vLLMEngineProcessorConfig
 
@@ -191,17 +241,24 @@ def _processor_config(
         "stream_interval": 1_000_000,
         "enforce_eager": not gpu,  # compiling takes longer than a small corpus
     }
+    if adapters:
+        # An adapter's folder is its name: vLLM tells adapters, and what it has cached of them,
+        # apart by their names alone.
+        rank = next(r for r in LORA_RANKS if r >= rank)
+        engine |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": min(adapters, 8)}
     if gpu:
-        bundle = {"CPU": runtime.engine_cpus, "GPU": 1}
+        bundles = [{"CPU": runtime.engine_cpus, "GPU": 1}]
+        bundles += [{"GPU": 1, "CPU": 0}] * (runtime.tensor_parallel - 1)
+        engine["tensor_parallel_size"] = runtime.tensor_parallel
     else:
-        bundle = {"CPU": runtime.engine_cpus}
+        bundles = [{"CPU": runtime.engine_cpus}]
         engine["kv_cache_memory_bytes"] = need.kv_cache
     # A block is done when its slowest answer is: so many that the engine stays full meanwhile.
     batches = max(2, -(-4 * runtime.max_num_seqs // runtime.block_rows))
     return vLLMEngineProcessorConfig(
         model_source=model,
         engine_kwargs=engine,
-        placement_group_config={"bundles": [bundle]},
+        placement_group_config={"bundles": bundles},
         concurrency=(runtime.engines, runtime.engines),  # a single number would autoscale
         batch_size=runtime.block_rows,
         max_concurrent_batches=batches,
@@ -245,7 +302,7 @@ def _run(
     little: dict[str, Any] = {"num_cpus": _LITTLE_CPU, "concurrency": 1}
     processor = build_processor(
         config,
-        preprocess=partial(_request, params=params),
+        preprocess=partial(_request, params=params, model=config.model_source),
         postprocess=_response,
         preprocess_map_kwargs=dict(little),
         postprocess_map_kwargs=dict(little),
@@ -262,12 +319,13 @@ def _run(
     )
 
 
-def _request(row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """One row for the engine, from one of _TOKENIZED_SCHEMA."""
-    return {
+def _request(row: dict[str, Any], params: dict[str, Any], model: str) -> dict[str, Any]:
+    """One row for the engine, from one of _TOKENIZED_SCHEMA; ``model`` names an adapter."""
+    request = {
         "tokenized_prompt": [int(token) for token in row["token_ids"]],
         "sampling_params": {**params, "seed": int(row["seed"])},
     }
+    return {**request, "model": row[ADAPTER.name] or model}
 
 
 def _response(row: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ Reply = Callable[[str, int], list[str]]  # prompt and items asked for to questio
 class Planner:
     """Two domains, and for them what ``reply`` says."""
 
+    call_rows = 4096
+
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.asked: list[tuple[str, str]] = []

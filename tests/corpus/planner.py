@@ -93,6 +93,8 @@ class Planner:
     many new answers, then it is interrupted. ``shuffle``: rows come back in another order.
     """
 
+    call_rows = 4096
+
     def __init__(
         self, spoil: Spoil | None = None, *, die_after: int = 10**9, shuffle: int | None = None
     ) -> None:

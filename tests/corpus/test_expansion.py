@@ -15,6 +15,7 @@ from msm_ray.corpus import expansion, levels
 from msm_ray.corpus.expansion import Expansion, expand
 from msm_ray.corpus.filters import normalise
 from msm_ray.corpus.levels import Item, Parent
+from msm_ray.llm import protocol
 from msm_ray.llm.protocol import Sampling
 
 from .planner import Planner, badly, config
@@ -149,7 +150,7 @@ def test_parts_of_a_round_are_the_same_as_a_whole_one(
 ) -> None:
     at_once = Planner(badly)
     whole = run(at_once, tmp_path / "whole")
-    monkeypatch.setattr(expansion, "CALL_BYTES", 20_000)
+    monkeypatch.setattr(protocol, "CALL_BYTES", 20_000)
     seen: list[tuple[int, int]] = []
     planner = Planner(badly)
     parts = expand(
