@@ -42,6 +42,10 @@ _TOKENIZED_SCHEMA = pa.schema(
     [("id", pa.string()), ("token_ids", pa.list_(pa.int32())), ("seed", pa.int64()), ADAPTER]
 )
 _TOKENIZED_ROWS = 1024  # at once: lists of Python's numbers take eight times what Arrow's do
+_CPU_BATCH_TOKENS = 2048  # read in one step of an engine on the CPU
+# How often a block is tried again by another engine after one died over it. Ray Data would try for
+# ever, and an engine that dies of what it is asked would be started for ever.
+_ENGINE_DEATHS = 4
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM reserves memory for
 # Everything in Ray Data that is not the engine: reading, mapping and writing a few kilobytes.
 # A whole CPU for each, which is the default, would wait for the engine's on a small machine.
@@ -253,6 +257,10 @@ def _processor_config(
     else:
         bundles = [{"CPU": runtime.engine_cpus}]
         engine["kv_cache_memory_bytes"] = need.kv_cache
+        # vLLM (0.29) dies on the CPU where a prompt with a seed of its own is read in pieces ("CPU
+        # Generator does not use offset"): every prompt is read as a whole.
+        engine["enable_chunked_prefill"] = False
+        engine["max_num_batched_tokens"] = max(max_model_len, _CPU_BATCH_TOKENS)
     # A block is done when its slowest answer is: so many that the engine stays full meanwhile.
     batches = max(2, -(-4 * runtime.max_num_seqs // runtime.block_rows))
     return vLLMEngineProcessorConfig(
@@ -296,6 +304,7 @@ def _run(
 ) -> None:
     """Answer ``folder/prompts.parquet`` into ``folder/answers``."""
     import ray.data
+    import ray.exceptions
     from ray.data.llm import build_processor
 
     # One worker for each step: at a fraction of a CPU, Ray would start one for every block.
@@ -307,6 +316,10 @@ def _run(
         preprocess_map_kwargs=dict(little),
         postprocess_map_kwargs=dict(little),
     )
+    for name in processor.list_stage_names():
+        if name.startswith("vLLMEngine"):
+            stage = processor.get_stage_by_name(name)
+            stage.map_batches_kwargs["max_task_retries"] = _ENGINE_DEATHS
     dataset = ray.data.read_parquet(
         str(folder / "prompts.parquet"),
         override_num_blocks=-(-rows // runtime.block_rows),
@@ -314,9 +327,15 @@ def _run(
         concurrency=1,
     )
     dataset = processor(dataset).flat_map(partial(_raw_rows, keep_errors=keep_errors), **little)
-    dataset.write_parquet(
-        str(folder / "answers"), ray_remote_args={"num_cpus": _LITTLE_CPU}, concurrency=1
-    )
+    try:
+        dataset.write_parquet(
+            str(folder / "answers"), ray_remote_args={"num_cpus": _LITTLE_CPU}, concurrency=1
+        )
+    except ray.exceptions.RayActorError as error:
+        raise RuntimeError(
+            f"vLLM's engine died {_ENGINE_DEATHS + 1} times over the same prompts; its last words"
+            f" are in the logs of Ray's workers ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _request(row: dict[str, Any], params: dict[str, Any], model: str) -> dict[str, Any]:

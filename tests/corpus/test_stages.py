@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -43,20 +44,25 @@ def texts(out: Path) -> dict[str, tuple[str, str]]:
     return rows
 
 
-def commits(work: Path) -> int:
-    """Committed blocks below a stage's scratch."""
+def committed(work: Path) -> list[Path]:
+    """The marks of committed blocks below a stage's scratch."""
     files = work.glob("answers/*/checkpoint/*.parquet")
-    return sum(not file.name.endswith(".pending.parquet") for file in files)
+    return [file for file in files if not file.name.endswith(".pending.parquet")]
 
 
-def wait_for_commits(work: Path, seconds: float) -> int:
-    """Wait for the first commit; the number there is when it was seen."""
+def commits(work: Path) -> int:
+    """How many blocks are committed."""
+    return len(committed(work))
+
+
+def wait_for_commits(work: Path, seconds: float, least: int = 1) -> int:
+    """Wait for so many commits; the number there is when they were seen."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if count := commits(work):
+        if (count := commits(work)) >= least:
             return count
         time.sleep(0.02)
-    raise TimeoutError(f"nothing was committed below {work} in {seconds} s")
+    raise TimeoutError(f"{commits(work)} of {least} blocks below {work} in {seconds} s")
 
 
 def descendants(pid: int, name: str) -> list[psutil.Process]:
@@ -113,7 +119,7 @@ def test_too_little_memory_is_told_before_the_engine_starts(
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # five engine starts
+@pytest.mark.timeout(900)  # seven engine starts
 def test_killed_engine_and_killed_driver_give_the_same_corpus_once(
     ray_cluster: None, tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -124,7 +130,7 @@ def test_killed_engine_and_killed_driver_give_the_same_corpus_once(
 
     ctx = stage_context(tmp_path / "engine", plans(too_long=True), tiny_model, runtime=RUNTIME)
     with ThreadPoolExecutor(1) as threads:
-        killed = threads.submit(_kill_engine_actor, ctx.work)
+        killed = threads.submit(_kill_engine_actors, ctx.work)
         facts = write(ctx)
         killed.result()
     _check(ctx.out, facts, failed=[TOO_LONG["id"]])
@@ -164,12 +170,32 @@ def _check(out: Path, facts: dict[str, Any], failed: list[str]) -> None:
         assert json.loads(row["sampling"]) == SAMPLING
 
 
-def _kill_engine_actor(work: Path) -> None:
-    wait_for_commits(work, 300)
-    (actor,) = descendants(os.getpid(), "ray::MapWorker(MapBatches(vLLMEngine")
-    cores = descendants(actor.pid, "VLLM::EngineCore")
-    actor.send_signal(signal.SIGKILL)
-    assert cores
+def _kill_engine_actors(work: Path) -> None:
+    """kill -9 of the engine's actor at three random points of the run; each has another one."""
+    blocks = PLANNED // RUNTIME["block_rows"]
+    points = sorted(random.sample(range(1, blocks - 6), 3))
+    print("the engine is killed after so many blocks:", points)
+    killed: set[int] = set()
+    kept: dict[Path, float] = {}
+    for point in points:
+        wait_for_commits(work, 300, least=point)
+        actor = _working_engine(killed)
+        actor.send_signal(signal.SIGKILL)
+        killed.add(actor.pid)
+        kept |= {file: file.stat().st_mtime for file in committed(work)}
+    # What is committed is not written again.
+    assert all(file.stat().st_mtime == at for file, at in kept.items())
+
+
+def _working_engine(killed: set[int]) -> psutil.Process:
+    """The engine's actor; the next one may still be starting."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        for actor in descendants(os.getpid(), "ray::MapWorker(MapBatches(vLLMEngine"):
+            if actor.pid not in killed and descendants(actor.pid, "VLLM::EngineCore"):
+                return actor
+        time.sleep(0.1)
+    raise TimeoutError("no engine came to work")
 
 
 def _write_in_a_process_and_kill_it(folder: Path, model: Path) -> int:

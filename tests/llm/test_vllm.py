@@ -26,7 +26,7 @@ TEMPLATE = (
 )
 
 
-def write_byte_model(folder: Path) -> Path:
+def write_byte_model(folder: Path, context: int = 512) -> Path:
     """A Hugging Face folder with random weights whose tokens are bytes, so that it can say JSON."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -49,7 +49,7 @@ def write_byte_model(folder: Path) -> Path:
             num_attention_heads=2,
             num_key_value_heads=2,
             head_dim=32,
-            max_position_embeddings=512,
+            max_position_embeddings=context,
             bos_token_id=0,
             eos_token_id=1,
         )
