@@ -212,11 +212,12 @@ class ConversationJob(SpecJob):
             "domains": card["domains"],
             "preferences": card["preferences"],
             "questions": asked,
+            "unit": "conversations",
             "hierarchy": {
                 "domains": len(card["domains"]),
-                "documents": asked["kept"],
-                "missing": {"ideas": asked["missing"]},
-                "dropped": {"ideas": asked["dropped"]},
+                "questions": asked["kept"],
+                "missing": {"questions": asked["missing"]},
+                "dropped": {"questions": asked["dropped"]},
                 "shortfalls": asked["shortfalls"],
             },
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -51,8 +52,7 @@ def questions(ctx: StageContext) -> dict[str, Any]:
     )
     facts = made.facts()
     if not made.rows:
-        why = facts["shortfalls"][:1] or facts["failures"][:1] or facts["dropped"]
-        raise UserError(f"there is no question; the first reason: {json.dumps(why)}")
+        raise UserError(_no_question(facts))
     table = pa.Table.from_pylist(list(made.rows), schema=QUESTION_SCHEMA)
     pq.write_table(table, ctx.out / "questions.parquet")
     (ctx.out / "questions.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False))
@@ -99,3 +99,13 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
     card = answering.run(rows, ctx.out)
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     return {**counts_of(card), **drafted(ctx, answering.tally)}
+
+
+def _no_question(facts: Mapping[str, Any]) -> str:
+    """Why no question came, in one line."""
+    if facts["failures"]:
+        return f"no question came: the planner did not answer: {facts['failures'][0]['error']}"
+    dropped = ", ".join(f"{reason} {n}" for reason, n in facts["dropped"].items())
+    examples = [s["example"] for s in facts["shortfalls"] if s.get("example")]
+    said = f"; it said: {examples[0]}" if examples else ""
+    return f"no question came ({dropped or 'the planner gave none'}){said}"

@@ -52,7 +52,7 @@ def items_stage(paths: Sequence[str], label: str) -> Stage:
     for path in paths:
         digest.update(json.dumps(read_items(Path(path))).encode())
     return Stage(
-        kind="items",
+        kind="held_out_items",
         version="1",
         config={"sha256": digest.hexdigest()},
         inputs={},

@@ -18,6 +18,15 @@ from msm_ray.report.text import (
     word,
 )
 
+# Of a plan, and the field with its count: an idea is what a document is planned from.
+LEVELS = (
+    ("domains", "domains"),
+    ("subdomains", "subdomains"),
+    ("assertions", "assertions"),
+    ("types", "types"),
+    ("ideas", "documents"),
+    ("questions", "questions"),
+)
 MOST_ROWS = 40  # of a table; a corpus may have thousands of subdomains
 
 
@@ -29,7 +38,7 @@ def headline(report: Mapping[str, Any]) -> str:
         return "The corpus was not written in this run."
     missing = sum(number(v) or 0 for v in mapping(_plan(report).get("missing")).values())
     short = f"; the plan itself is short of {count(missing)} items" if missing else ""
-    return f"<b>{count(kept)}</b> of {count(planned)} planned documents are kept{short}"
+    return f"<b>{count(kept)}</b> of {count(planned)} planned {_unit(corpus)} are kept{short}"
 
 
 def card(report: Mapping[str, Any]) -> str:
@@ -40,26 +49,26 @@ def card(report: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
+def _unit(corpus: Mapping[str, Any]) -> str:
+    """What was made: documents, or conversations."""
+    return esc(word(corpus.get("unit"), "documents"))
+
+
 def _plan(report: Mapping[str, Any]) -> Mapping[str, Any]:
     return mapping(mapping(report.get("corpus")).get("hierarchy"))
 
 
 def _levels(plan: Mapping[str, Any]) -> str:
-    names = ("domains", "subdomains", "assertions", "types", "documents")
     missing, dropped = mapping(plan.get("missing")), mapping(plan.get("dropped"))
     rows = [
         [
-            esc("ideas" if name == "documents" else name),
-            count(plan.get(name)),
-            count(missing.get("ideas" if name == "documents" else name, 0)),
-            ", ".join(
-                f"{esc(reason)} {count(n)}"
-                for reason, n in mapping(
-                    dropped.get("ideas" if name == "documents" else name)
-                ).items()
-            ),
+            esc(level),
+            count(plan.get(field)),
+            count(missing.get(level, 0)),
+            ", ".join(f"{esc(why)} {count(n)}" for why, n in mapping(dropped.get(level)).items()),
         ]
-        for name in names
+        for level, field in LEVELS
+        if field in plan
     ]
     text = note(
         "What was asked for and did not come is missing: more is asked for a bounded number of"
@@ -101,8 +110,8 @@ def _drafts(corpus: Mapping[str, Any]) -> str:
         for reason, n in mapping(corpus.get("drafts_rejected")).items()
     ]
     text = note(
-        f"A document that was rejected or failed is asked for again: {', then '.join(again)}"
-        " here. Drafts count here, not among the rejected documents."
+        f"What was rejected or failed is asked for again: {', then '.join(again)} here. Drafts"
+        f" count here, not among the rejected {_unit(corpus)}."
     )
     return "<h3>Rejected drafts</h3>" + table(["reason", "drafts"], rows, "numbers") + text
 

@@ -112,7 +112,7 @@ def test_conversations_are_made(style: str, share: float, tmp_path: Path) -> Non
     assert len(found["redrafted"]) == sum(corpus["redrafted"])
     check_rows(style, found)
     page = (store / "runs" / job.name / "report.html").read_text()
-    assert "planned documents are kept" in page
+    assert "planned conversations are kept" in page
 
 
 def check_rows(style: str, found: Tables) -> None:
