@@ -9,6 +9,7 @@ and running it again after a crash repeats nothing that was committed.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +55,14 @@ class Search:
             )
         self.trials()  # every combination must be a valid experiment
 
+    @property
+    def varied(self) -> dict[str, str]:
+        """The settings that the axes give: name -> the setting that says their values."""
+        return {
+            f"experiment.{axis.setting}": f"axes.{i}.values (now {_listed(axis.values)})"
+            for i, axis in enumerate(self.axes)
+        }
+
     def trials(self) -> list[tuple[dict[str, float], Experiment]]:
         """The settings and the experiment of each trial."""
         return [(point, _with(self.experiment, point)) for point in grid(self.axes)]
@@ -71,6 +80,10 @@ class Search:
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run all trials; write the best one's report with the table of trials in it."""
         return run_search(self, store_url, address)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _with(exp: Experiment, point: dict[str, float]) -> Experiment:
