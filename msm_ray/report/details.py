@@ -206,6 +206,11 @@ def _curves(entry: Mapping[str, Any], bases: list[str]) -> list[Curve]:
 # ------------------------------------------------------------------------------------------ cost
 
 
+SINCE_FOUND = (
+    " The last run found all of them: times and wall clock are those of the run that made the last."
+)
+
+
 def cost(report: Mapping[str, Any]) -> str:
     """What the run took: tiles with totals, and a bar per kind of stage."""
     spent = mapping(report.get("cost"))
@@ -242,6 +247,7 @@ def cost(report: Mapping[str, Any]) -> str:
         "Time by kind is the sum over the stages behind this report,"
         " whenever they were run; stages run side by side, so it can exceed the wall clock."
         " Stages found in the store cost nothing this time."
+        + ("" if spent.get("stages_run") else SINCE_FOUND)
     )
 
 

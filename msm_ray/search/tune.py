@@ -20,7 +20,7 @@ from msm_ray.assemble import assemble, effect_arms
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
-from msm_ray.run import write_report
+from msm_ray.reports import write_report
 from msm_ray.search.space import Axis, best, grid
 from msm_ray.settings import RunResult, apply_settings
 from msm_ray.stage import Stage, scan
@@ -132,7 +132,8 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
             kind: sum(s.kind == kind for g in graphs for s in g.stages) for kind in MADE
         },
     }
-    json_url, html_url = write_report(store, search.name, report)
+    made = bool(set(records) - before)
+    report, json_url, html_url = write_report(store, search.name, report, made)
     if report["search"]["best"] is not None:
         print_best(report["search"])
     return RunResult(report, json_url, html_url, report["complete"])
