@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import pytest
 from msm_ray.artifact import Record, Store
 from msm_ray.cli import main
 from msm_ray.commands import age_text, size_text
+from msm_ray.errors import UserError
 from msm_ray.launch import preview_text
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +169,7 @@ def test_settings_store_and_address_reach_the_job(msm: Msm) -> None:
         (["run", "job.py", "--set", "garbled"], 2, "name.name=value"),
         (["run", "job.py", "--set=aft.learning_rate=-1"], 2, "allowed: 0 or more"),
         (["run", "job.py", "--set", "outcome=user"], 2, "the spec is empty"),
+        (["run", "job.py", "--address", " "], 2, "--address is empty"),
         (["run", "job.py", "--store", "job.py"], 2, "job.py"),
         (["run", "job.py", "--store", "nope://x"], 2, "unknown protocol"),
         (["run"], 2, "JOB.py"),
@@ -533,3 +536,16 @@ def test_submit_to_nobody_is_one_line(msm: Msm) -> None:
     code, _, err = msm("submit", "job.py", "--address", "http://127.0.0.1:9")
     assert code == 2
     assert "no Ray cluster answers there" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["{}", "ray://{}"])
+def test_run_where_nobody_listens_is_told_by_a_look_at_the_port(place: str) -> None:
+    from msm_ray.runtime import _check_answers
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = place.format(f"127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers there"):
+            _check_answers(address)
+        listening.listen()
+        _check_answers(address)
