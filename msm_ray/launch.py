@@ -34,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     """``msm run``: 0 when every declared cell is there, else 1."""
     if arguments.address is not None and not arguments.address.strip():
         raise UserError(
-            "--address is empty; give HOST:6379, ray://HOST:10001 or auto, or leave it out to run on"
-            " this machine"
+            "--address is empty; give HOST:6379, ray://HOST:10001 or auto, or leave it out to run"
+            " on this machine"
         )
     job = _job(arguments)
     if arguments.dry_run:
