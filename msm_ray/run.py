@@ -30,11 +30,11 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
     graph = build(exp)  # before the cluster: wrong input is told at once
     store = Store(store_url)
     observer = Observer(events=store.events_path(exp.name))
+    # What follows takes seconds each: reading what is there, and starting a cluster.
+    observer.note(f"{exp.name}: {len(graph.stages)} stages; looking for them in {store.url}")
     found = scan(graph.stages, store)
     if missing := found.missing(graph.stages):
-        observer.note(
-            f"{exp.name}: {len(missing)} of {len(graph.stages)} stages to make; Ray starts"
-        )
+        observer.note(f"{len(missing)} to make; Ray starts")
     failure: BaseException | None = None
     from msm_ray import runtime  # pulls Ray
 

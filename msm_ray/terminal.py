@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from rich.live import Live
     from rich.table import Table
 
@@ -14,7 +21,30 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # without a terminal: at most one progress line in so many seconds
 REFRESH_SECONDS = 0.5
+STOPPING = b"\nmsm: stopping; what runs is ended first, what is done stays\n"
 MAX_ROWS = 8  # running stages shown at once
+
+
+def tell_of_stopping() -> Callable[[], None]:
+    """From now on Ctrl-C is answered by a line at once, and then does what it did before.
+
+    Stages that run are ended first, which takes seconds. Returns what takes this back. Does nothing
+    where Ctrl-C is ignored or this is not the main thread.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        return lambda: None
+
+    def told(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):  # not print: that may be what was interrupted
+            os.write(2, STOPPING)
+        before(number, frame)
+
+    def back() -> None:
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, told)
+    return back
 
 
 class Sink(Protocol):
@@ -81,6 +111,7 @@ class LiveBlock:
                 get_renderable=lambda: self._render(state),
                 refresh_per_second=1 / REFRESH_SECONDS,
                 transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # else it is a file or a program that reads
             )
             self._live.start()
         if name in ("plan", "note", "failed", "done"):

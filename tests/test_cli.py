@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,13 @@ class Job:
         store = Store(store_url)
         if self.outcome == "interrupt":
             raise KeyboardInterrupt
+        if self.outcome == "wait":
+            import sys, time
+            try:
+                print("begun", flush=True)
+                time.sleep(60)
+            finally:
+                print("ending what runs", file=sys.stderr, flush=True)
         if self.outcome == "bug":
             raise RuntimeError("a bug of ours")
         if self.outcome == "user":
@@ -200,6 +208,24 @@ def test_ctrl_c_returns_130_and_says_what_stays(msm: Msm) -> None:
     code, _, err = msm("run", "job.py", "--set", "outcome=interrupt")
     assert code == 130
     assert "What is done stays" in err
+
+
+def test_ctrl_c_is_answered_before_anything_is_ended(msm: Msm) -> None:
+    job = subprocess.Popen(
+        [sys.executable, "job.py", "--set", "outcome=wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "begun\n"
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 130
+    first, then, last = [line for line in err.splitlines() if line]
+    assert first.startswith("msm: stopping;")
+    assert then == "ending what runs"
+    assert last.startswith("msm: stopped.")
 
 
 def test_a_bug_shows_its_traceback_and_returns_1(msm: Msm) -> None:

@@ -20,10 +20,13 @@ from msm_ray.assemble import assemble, effect_arms
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
+from msm_ray.observe import Observer
 from msm_ray.reports import write_report
 from msm_ray.search.space import Axis, best, grid
+from msm_ray.search.watch import watched
 from msm_ray.settings import RunResult, apply_settings
 from msm_ray.stage import Stage, scan
+from msm_ray.terminal import tell_of_stopping
 
 # A trial must ask for something: a grain of what every cluster's head has, and no CPU, so that all
 # of them are left to the stages.
@@ -105,9 +108,17 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     store = Store(store_url)
     before = set(scan(list(stages.values()), store).records)
     total = len(graphs)
-    print(f"{search.name}: {total} trials, {len(stages)} stages, {len(before)} in the store")
-    with runtime.cluster(address) as cpus:
-        rows = _tune(search, store, cpus)
+    print(
+        f"{search.name}: {total} trials, {len(stages)} stages, {len(before)} in the store",
+        flush=True,
+    )
+    observer = Observer(events=store.events_path(search.name))
+    observer.plan(list(stages.values()), before)
+    try:
+        with runtime.cluster(address) as cpus, watched(store, stages, observer):
+            rows = _tune(search, store, cpus)
+    finally:
+        observer.done()
     failed = [r for r in rows if "error" in r]
     for row in failed:
         print(f"{search.name}: {row['settings']} failed: {row['error']}", flush=True)
@@ -168,7 +179,6 @@ def trial(config: dict[str, Any]) -> dict[str, float]:
             "metric": str}``.
     """
     from msm_ray import runtime
-    from msm_ray.observe import Observer
     from msm_ray.stage import run_dag
 
     exp = _with(config["experiment"], config["settings"])
@@ -202,6 +212,12 @@ def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
         """One line on the terminal for each trial that ends."""
 
         done = 0
+        begun = False
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+            if not self.begun:  # by now Tune has taken Ctrl-C over, and says nothing
+                self.begun = True
+                tell_of_stopping()
 
         def on_trial_complete(
             self, iteration: int, trials: list[Any], trial: Any, **_: Any

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,10 @@ def test_trials_share_their_stages_and_the_best_is_told(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "best of 4: --set midtrain.spec_share=" in done.stdout
+    # What it waits for is told from the start on, and each stage that is made.
+    assert re.search(r"^0/\d+ stages, \d running, \d+s, about .* left", done.stderr, re.MULTILINE)
+    made = re.findall(r"^\[(\d+)/(\d+)\] \w+ .* done in", done.stderr, re.MULTILINE)
+    assert made[-1][0] == made[-1][1] == str(len(made))
 
     report = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
     search = report["search"]
