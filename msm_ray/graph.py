@@ -180,7 +180,8 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         label=label,
         runtime={"ray_cpus": 0.0, **({"asked": asked.place()} if asked else {})},
         estimate={
-            "seconds": 30.0 if by_model else 2.0,
+            # An engine's start, and what two of them write on two cores.
+            "seconds": 15.0 + exp.corpus.documents / 50 if by_model else 2.0,
             "documents": exp.corpus.documents,
             "calls": exp.corpus.documents if by_model else 0,
         },
@@ -354,5 +355,5 @@ def evaluate(exp: Experiment, model: Stage, items: Stage, label: str) -> Stage:
         inputs={"model": model, "items": items},
         run="msm_ray.evaluate.stages:evaluate",
         label=label,
-        estimate={"seconds": 4.0},
+        estimate={"seconds": 2.0},
     )

@@ -76,7 +76,7 @@ class Lines:
         if name in ("progress", "beat"):
             if time.monotonic() - self._last < self._every:
                 return
-            self._print(headline(state, time.monotonic()) + _running_text(state))
+            self._print(headline(state, time.monotonic()) + _running_text(state, time.monotonic()))
             return
         text = line(event)
         if text:
@@ -130,11 +130,13 @@ class LiveBlock:
         # Drawn from another thread, without the lock: a copy that may be half a step old.
         running = sorted(state.running.copy().values(), key=lambda r: r.since)
         table = Table.grid(padding=(0, 1))
-        table.add_row(Text(_bar(_share_done(state, running))), headline(state, now))
+        table.add_row(Text(_bar(_share_done(state, running, now))), headline(state, now))
         for row in running[:MAX_ROWS]:
             facts = ", ".join(f"{k} {_short(v)}" for k, v in row.facts.items())
             what = f"{row.stage.name}  {duration(now - row.since)}  {facts}".rstrip()
-            table.add_row(Text(_bar(row.fraction)), Text(what, no_wrap=True, overflow="ellipsis"))
+            table.add_row(
+                Text(_bar(state.share(row, now)[0])), Text(what, no_wrap=True, overflow="ellipsis")
+            )
         if len(running) > MAX_ROWS:
             table.add_row("", f"and {len(running) - MAX_ROWS} more")
         return table
@@ -181,15 +183,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def _running_text(state: RunState) -> str:
-    shown = [f"{r.stage.name} {r.fraction:.0%}" for r in list(state.running.values())[:4]]
+def _running_text(state: RunState, now: float) -> str:
+    """The first stages that run, with their share done; ``~`` where only time tells it."""
+    shown = []
+    for row in list(state.running.values())[:4]:
+        share, said = state.share(row, now)
+        shown.append(f"{row.stage.name} {'' if said else '~'}{share:.0%}")
     return ": " + ", ".join(shown) if shown else ""
 
 
-def _share_done(state: RunState, running: Sequence[Running]) -> float:
+def _share_done(state: RunState, running: Sequence[Running], now: float) -> float:
     if not state.total:
         return 0.0
-    return (state.done + sum(row.fraction for row in running)) / state.total
+    return (state.done + sum(state.share(row, now)[0] for row in running)) / state.total
 
 
 def _bar(fraction: float, width: int = 20) -> str:
