@@ -114,6 +114,7 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     )
     observer = Observer(events=store.events_path(search.name))
     observer.plan(list(stages.values()), before)
+    observer.note("Ray starts, then a process for each trial; with them the first stages")
     try:
         with runtime.cluster(address) as cpus, watched(store, stages, observer):
             rows = _tune(search, store, cpus)

@@ -22,9 +22,11 @@ def watched(store: Store, stages: Mapping[str, Stage], observer: Observer) -> It
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.wait(LOOK_SECONDS if store.local else REMOTE_LOOK_SECONDS):
+        ended = False
+        while not ended:
+            ended = stop.wait(LOOK_SECONDS if store.local else REMOTE_LOOK_SECONDS)
             try:
-                watch.look()
+                watch.look()  # also at the end: something was committed just before
             except (UserError, OSError):
                 continue  # a courtesy: who needs the store will say what is wrong with it
 

@@ -48,6 +48,15 @@ def test_claims_and_commits_are_told_once(tmp_path: Path) -> None:
     assert told == ["plan", "started", "started", "finished", "failed", "done"]
 
 
+def test_what_is_committed_at_the_very_end_is_told(tmp_path: Path) -> None:
+    store, observer = Store(tmp_path / "s"), Observer(sinks=[])
+    made = stage("made")
+    observer.plan([made], [])
+    with watched(store, {made.id: made}, observer):
+        commit(store, made)
+    assert observer.state.made_ids == {made.id}
+
+
 def test_it_looks_by_itself_and_ends_with_the_block(tmp_path: Path) -> None:
     store, observer = Store(tmp_path / "s"), Observer(sinks=[])
     made = stage("made")
