@@ -58,6 +58,7 @@ def _with_times(report: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
     """``report`` with the times, versions and machine of ``before``, in which it was computed."""
     old = before.get("provenance", {})
     kept = {k: old[k] for k in ("started", "finished", "versions", "machine") if k in old}
+    kept["times_kept"] = True  # they are not those of the run that wrote this report
     wall = before.get("wall_seconds", report["wall_seconds"])
     return {**report, "wall_seconds": wall, "provenance": {**report["provenance"], **kept}}
 

@@ -93,12 +93,13 @@ def test_a_run_that_made_nothing_keeps_the_times(store: Store) -> None:
     written, _, _ = write_report(store, "r", again, made=False)
     assert written == read_report(store, "runs/r") == read_report(store, "runs/r/aa")
     assert written["wall_seconds"] == 400.0
-    assert written["provenance"] == {**first["provenance"], "x": 1}
+    assert written["provenance"] == {**first["provenance"], "x": 1, "times_kept": True}
     assert written["cost"] == cost
     assert b"The last run found all of them" in store.read_bytes("runs/r/report.html")
 
     written, _, _ = write_report(store, "r", again, made=True)
     assert written["provenance"]["finished"] == "later"
+    assert b"The last run found all of them" not in store.read_bytes("runs/r/report.html")
 
 
 def test_reports_are_found_by_name_and_by_fingerprint(store: Store) -> None:

@@ -206,9 +206,8 @@ def _curves(entry: Mapping[str, Any], bases: list[str]) -> list[Curve]:
 # ------------------------------------------------------------------------------------------ cost
 
 
-SINCE_FOUND = (
-    " The last run found all of them: times and wall clock are those of the run that made the last."
-)
+# Of a run that made nothing.
+KEPT = " The last run found all of them: dates and wall clock are those of the run before it."
 
 
 def cost(report: Mapping[str, Any]) -> str:
@@ -247,7 +246,7 @@ def cost(report: Mapping[str, Any]) -> str:
         "Time by kind is the sum over the stages behind this report,"
         " whenever they were run; stages run side by side, so it can exceed the wall clock."
         " Stages found in the store cost nothing this time."
-        + ("" if spent.get("stages_run") else SINCE_FOUND)
+        + (KEPT if mapping(report.get("provenance")).get("times_kept") else "")
     )
 
 
