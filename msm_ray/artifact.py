@@ -43,6 +43,7 @@ __all__ = ["DamagedArtifact", "File", "MissingArtifact", "Record", "Store"]
 
 SMALL_FILE_BYTES = 64 * 2**20  # read through in a moment: `Store.check` hashes files up to this
 ATTEMPT_TIME = "%Y%m%dT%H%M%S"  # UTC; the first part of an attempt's name
+ASIDE = "record.damaged-"  # how the record of what was set aside begins
 ORPHAN_SECONDS = 24 * 3600.0  # scratch that nobody touched for so long belongs to no running stage
 
 
@@ -55,12 +56,20 @@ _lock = threading.Lock()
 class Store:
     """The artifacts below one URL or local path. Safe to use from several threads and processes."""
 
-    def __init__(self, url: str | Path, create: bool = True, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str | Path,
+        create: bool = True,
+        cache: Path | None = None,
+        mend: bool | None = None,
+    ) -> None:
         """``UserError`` if the place cannot be written.
 
         ``create=False`` is for looking: nothing is made, and a store that is not there is empty.
-        ``cache`` is where a remote store's artifacts and scratch lie on this machine.
+        ``cache`` is where a remote store's artifacts and scratch lie on this machine. Damage that
+        is found is set aside if ``mend``, which without a word is as ``create``.
         """
+        self._mend = create if mend is None else mend
         self._storage = Storage(str(url), write=create)
         self.url = self._storage.url
         name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
@@ -78,7 +87,7 @@ class Store:
     def get(self, id: str) -> Record | None:
         """The record of a committed artifact, else None.
 
-        A record that cannot be read as one is set aside and raises `DamagedArtifact`.
+        A record that cannot be read as one raises `DamagedArtifact`.
         """
         try:
             data = self._storage.read_bytes(_record_name(id))
@@ -196,15 +205,23 @@ class Store:
     # ---- damage --------------------------------------------------------------------------------
 
     def _aside(self, id: str, attempt: str | None, file: str, what: str) -> DamagedArtifact:
-        """Set the damaged artifact aside; the error to raise."""
+        """Set the damaged artifact aside, unless this store only looks; the error to raise."""
+        if not self._mend:
+            return DamagedArtifact(id, file, what, aside=False)
         try:
             if attempt is None:
                 self._move_record_aside(id)
             else:
                 self.set_aside(id, attempt)
         except UserError as error:  # a store that may only be read: the damage is the news
-            what = f"{what} (and {error})"
+            return DamagedArtifact(id, file, f"{what} (and {error})", aside=False)
         return DamagedArtifact(id, file, what)
+
+    def ids_aside(self) -> list[str]:
+        """Ids of artifacts that were set aside and not made again since, sorted."""
+        rest = set(self._storage.names("artifacts")) - set(self.ids())
+        names = {id: self._storage.names(f"artifacts/{id}") for id in rest}
+        return sorted(id for id in rest if any(n.startswith(ASIDE) for n in names[id]))
 
     def set_aside(self, id: str, attempt: str | None = None) -> bool:
         """Take back the commit of ``id``, so that a run makes it again; whether there was one.
@@ -219,7 +236,7 @@ class Store:
         return self._move_record_aside(id)
 
     def _move_record_aside(self, id: str) -> bool:
-        aside = f"artifacts/{id}/record.damaged-{uuid.uuid4().hex[:8]}.json"
+        aside = f"artifacts/{id}/{ASIDE}{uuid.uuid4().hex[:8]}.json"
         try:
             self._storage.rename(_record_name(id), aside)
         except FileNotFoundError:
@@ -277,36 +294,41 @@ class Store:
         return len(orphans)
 
     def gc(self, grace_seconds: float = ORPHAN_SECONDS) -> list[str]:
-        """Remove what no record points to and nobody touched for ``grace_seconds``; its names.
+        """Remove the `leftovers`; their names. ``UserError`` if the store cannot be written."""
+        removed = self._unreferenced(grace_seconds)
+        for name in removed:
+            self._storage.remove(name)
+        return removed + self._sweep(grace_seconds, remove=True)
 
-        Attempts and claims beside a commit go at once. Without one they may be under way, so
-        attempts wait for the grace time, as does scratch; claims go stale by themselves.
+    def leftovers(self, grace_seconds: float = ORPHAN_SECONDS) -> list[str]:
+        """Names of what no record points to and nobody touched for ``grace_seconds``.
+
+        Attempts and claims beside a commit count at once, as do records that were set aside.
+        Without a commit they may be under way, so attempts wait for the grace time, as does
+        scratch; claims go stale by themselves.
         """
-        removed: list[str] = []
+        return self._unreferenced(grace_seconds) + self._sweep(grace_seconds, remove=False)
+
+    def _unreferenced(self, grace_seconds: float) -> list[str]:
+        found: list[str] = []
         claims = set(self._storage.names("claims"))
         for id in self._storage.names("artifacts"):
             try:
                 record = self.get(id)
             except DamagedArtifact:
-                record = None  # just set aside
+                record = None
             keep = {record.attempt, "record.json"} if record else set()
             for name in self._storage.names(f"artifacts/{id}"):
-                if name not in keep and (record or self._older(name, grace_seconds)):
-                    removed.append(f"artifacts/{id}/{name}")
+                if name not in keep and (record or _older(name, grace_seconds)):
+                    found.append(f"artifacts/{id}/{name}")
             if record and f"{id}.json" in claims:
-                removed.append(f"claims/{id}.json")
-        for name in removed:
-            self._storage.remove(name)
-        removed += self._storage.sweep(grace_seconds)
-        return removed + [f"work/{name}" for name in sweep(self._cache / "work", grace_seconds)]
+                found.append(f"claims/{id}.json")
+        return found + self._storage.temporary(grace_seconds)
 
-    @staticmethod
-    def _older(name: str, seconds: float) -> bool:
-        """Whether ``name``, in an artifact without record, is older than ``seconds``."""
-        if name.startswith("record.damaged-"):
-            return True
-        begun = datetime.strptime(name.split("-")[0], ATTEMPT_TIME).replace(tzinfo=UTC)
-        return (datetime.now(UTC) - begun).total_seconds() > seconds
+    def _sweep(self, grace_seconds: float, remove: bool) -> list[str]:
+        with self._storage.user_errors(reading=False):
+            swept = sweep(self._cache / "work", grace_seconds, remove)
+        return [f"work/{name}" for name in swept]
 
     def work_dir(self, id: str) -> Path:
         """Local scratch for making ``id``: the same after ``kill -9``, removed after the commit."""
@@ -357,6 +379,17 @@ class Store:
     def names(self, name: str) -> list[str]:
         """Names right below the directory ``name`` (such as ``runs``), sorted."""
         return self._storage.names(name)
+
+
+def _older(name: str, seconds: float) -> bool:
+    """Whether ``name``, in an artifact without a readable record, is older than ``seconds``."""
+    if name.startswith("record."):
+        return True
+    try:
+        begun = datetime.strptime(name.split("-")[0], ATTEMPT_TIME).replace(tzinfo=UTC)
+    except ValueError:  # nothing of ours
+        return False
+    return (datetime.now(UTC) - begun).total_seconds() > seconds
 
 
 def _record_name(id: str) -> str:

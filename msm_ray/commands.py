@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from msm_ray.errors import UserError
+from msm_ray.reports import find_report, fingerprints, read_report, run_names
 
 if TYPE_CHECKING:
     from msm_ray.artifact import Record, Store
 
 
-def _open(url: str) -> Store:
-    """The store at ``url``, in which something must be already: looking never makes one."""
+def _open(url: str, mend: bool = False) -> Store:
+    """The store at ``url``, in which something must be already: looking never makes one.
+
+    Nor does it set aside what is damaged, unless it is to ``mend``.
+    """
     from msm_ray.artifact import Store
 
-    store = Store(url, create=False)
+    store = Store(url, create=False, mend=mend)
     if not store.names("artifacts") and not store.names("runs"):
         raise UserError(
             f"store {store.url}: no store here yet; msm run makes one, --store names it"
@@ -27,18 +31,23 @@ def _open(url: str) -> Store:
     return store
 
 
-def _find(store: Store, prefix: str) -> str:
-    """The one artifact id that begins with ``prefix``; UserError when none or several do."""
-    ids = sorted(store.ids())
-    if prefix in ids:
-        return prefix
-    found = [i for i in ids if i.startswith(prefix)]
+def _find(store: Store, prefix: str, others: Sequence[str] = ()) -> str:
+    """The one artifact id that begins with ``prefix``; UserError when none or several do.
+
+    ``others`` are ids to look among besides those of the committed artifacts.
+    """
+    found = _beginning(store, prefix, others)
     if len(found) == 1:
         return found[0]
     if not found:
         raise UserError(f"{prefix}: no artifact with that id in {store.url}; msm ls lists them")
     shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
     raise UserError(f"{prefix}: {len(found)} artifacts begin so ({shown}); give more of the id")
+
+
+def _beginning(store: Store, prefix: str, others: Sequence[str] = ()) -> list[str]:
+    ids = sorted({*store.ids(), *others})
+    return [prefix] if prefix in ids else [i for i in ids if i.startswith(prefix)]
 
 
 # ------------------------------------------------------------------------------------ ls, show
@@ -49,7 +58,7 @@ def ls(arguments: argparse.Namespace) -> int:
     from msm_ray.artifact import DamagedArtifact
 
     store = _open(arguments.store)
-    runs = [_run_row(store, name) for name in _runs(store)]
+    runs = [_run_row(store, name) for name in run_names(store)]
     records, damaged = [], []
     for id in store.ids():
         try:
@@ -69,10 +78,8 @@ def ls(arguments: argparse.Namespace) -> int:
     for line in damaged:
         print(f"  {line}")
     for run in runs:
-        state = "complete" if run["complete"] else "INCOMPLETE"
-        cells = f"{run['present']} of {run['expected']} cells"
-        finished = f"finished {run['finished'] or 'unknown'}"
-        print(f"  run {run['name']}  {run['fingerprint']}  {state}, {cells}, {finished}")
+        for line in _run_lines(run):
+            print(f"  {line}")
     if not records:
         return 0
     table = [["ID", "KIND", "LABEL", "SIZE", "AGE"]]
@@ -85,15 +92,24 @@ def ls(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _runs(store: Store) -> list[str]:
-    return [n for n in store.names("runs") if "report.json" in store.names(f"runs/{n}")]
-
-
 def _run_row(store: Store, name: str) -> dict[str, Any]:
-    report = store.read_json(f"runs/{name}/report.json")
+    """What `ls` says of a run: its newest report, and those of its other fingerprints."""
+    newest = _report_row(store, f"runs/{name}")
+    others = [
+        _report_row(store, f"runs/{name}/{mark}") | {"fingerprint": mark}
+        for mark in fingerprints(store, name)
+        if mark != newest.get("fingerprint")
+    ]
+    return {"name": name, **newest, "others": others}
+
+
+def _report_row(store: Store, folder: str) -> dict[str, Any]:
+    try:
+        report = read_report(store, folder)
+    except UserError as error:
+        return {"unreadable": str(error)}
     cells = report.get("cells", {})
     return {
-        "name": name,
         "fingerprint": report.get("fingerprint"),
         "complete": bool(report.get("complete")),
         "present": cells.get("present"),
@@ -102,11 +118,28 @@ def _run_row(store: Store, name: str) -> dict[str, Any]:
     }
 
 
+def _run_lines(run: Mapping[str, Any]) -> list[str]:
+    lines = [f"run {run['name']}  {_report_text(run)}"]
+    return lines + [f"    also  {_report_text(other)}" for other in run["others"]]
+
+
+def _report_text(row: Mapping[str, Any]) -> str:
+    if "unreadable" in row:
+        return f"UNREADABLE: {row['unreadable']}"
+    state = "complete" if row["complete"] else "INCOMPLETE"
+    cells = f"{row['present']} of {row['expected']} cells"
+    return f"{row['fingerprint']}  {state}, {cells}, finished {row['finished'] or 'unknown'}"
+
+
 def show(arguments: argparse.Namespace) -> int:
-    """``msm show ID``: one record, as text or as JSON; of a run's name, its report in short."""
+    """``msm show ID``: a record, as text or as JSON; of a run or fingerprint, its report in short.
+
+    A whole fingerprint is one, also where an artifact's id begins with it.
+    """
     store = _open(arguments.store)
-    if arguments.id in _runs(store):
-        report = store.read_json(f"runs/{arguments.id}/report.json")
+    folder = find_report(store, arguments.id, beginning=not _beginning(store, arguments.id))
+    if folder is not None:
+        report = read_report(store, folder)
         print(json.dumps(report, indent=2) if arguments.json else run_text(report))
         return 0
     record = store.get(_find(store, arguments.id))
@@ -174,30 +207,59 @@ def _tree(values: Mapping[str, Any], limit: int = 100) -> list[str]:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """``msm verify [ID]``: 1 if any file is missing or is not what was committed."""
+    """``msm verify [ID]``: 1 if any file is missing or is not what was committed.
+
+    What is damaged is set aside, and told again until it is made again or removed. Without an id
+    also what the runs' reports name: a report that cannot be read, an artifact that is not there.
+    """
     from msm_ray.artifact import DamagedArtifact
 
-    store = _open(arguments.store)
-    ids = [_find(store, arguments.id)] if arguments.id else sorted(store.ids())
-    damaged = 0
+    store = _open(arguments.store, mend=True)
+    aside = set(store.ids_aside())
+    ids = [_find(store, arguments.id, sorted(aside))] if arguments.id else sorted(store.ids())
+    bad = [] if arguments.id else _not_there(store, aside)
+    ids += [] if arguments.id else sorted(aside)
     for id in ids:
         try:
-            store.verify(id)
+            if id in aside:
+                bad.append(f"damaged  {id} was set aside and has not been made again")
+            else:
+                store.verify(id)
         except DamagedArtifact as error:
-            damaged += 1
-            print(f"damaged  {' '.join(str(error).split())}")
-    print(f"{len(ids) - damaged} of {_count(len(ids), 'artifact')} sound in {store.url}")
-    if damaged:
-        print("msm: run the job again: what is damaged is set aside and made anew", file=sys.stderr)
-    return 1 if damaged else 0
+            bad.append(f"damaged  {' '.join(str(error).split())}")
+    for line in bad:
+        print(line)
+    sound = len(ids) - sum(line.startswith("damaged") for line in bad)
+    print(f"{sound} of {_count(len(ids), 'artifact')} sound in {store.url}")
+    if bad:
+        print("msm: run the job again: what is not sound is made anew", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _not_there(store: Store, aside: set[str]) -> list[str]:
+    """A line for each unreadable report, and for each artifact that only a report knows."""
+    known, lines = set(store.ids()) | aside, []
+    for name in run_names(store):
+        for folder in (f"runs/{name}", *(f"runs/{name}/{f}" for f in fingerprints(store, name))):
+            try:
+                listed = read_report(store, folder).get("provenance", {}).get("artifacts", [])
+            except UserError as error:
+                lines.append(f"unreadable  {error}")
+                continue
+            for artifact in listed:
+                if artifact["id"] not in known:
+                    known.add(artifact["id"])
+                    what = f"{artifact['kind']} {artifact['label']}".strip()
+                    lines.append(f"missing  {artifact['id']} ({what}) of {folder}")
+    return lines
 
 
 def gc(arguments: argparse.Namespace) -> int:
     """``msm gc``: remove what no committed record refers to; committed artifacts all stay."""
     store = _open(arguments.store)
     if arguments.dry_run:
-        for line in _leftovers(store):
-            print(f"would remove  {line}")
+        for name in store.leftovers():
+            print(f"would remove  {name}")
         return 0
     removed = store.gc()
     for name in removed:
@@ -206,51 +268,26 @@ def gc(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _leftovers(store: Store) -> list[str]:
-    """What no committed record refers to. Uncommitted data may be under way: it waits a day."""
-    from msm_ray.artifact import DamagedArtifact
-
-    waits = "  (if nobody has touched it for a day)"
-    names = []
-    committed = set(store.ids())
-    for id in store.names("artifacts"):
-        try:
-            record = store.get(id)
-        except DamagedArtifact:
-            record = None  # just set aside
-        keep = {"record.json", record.attempt} if record else set()
-        names += [
-            f"artifacts/{id}/{name}{'' if record else waits}"
-            for name in store.names(f"artifacts/{id}")
-            if name not in keep
-        ]
-    for name in store.names("claims"):
-        names.append(f"claims/{name}{'' if name.removesuffix('.json') in committed else waits}")
-    return names + [f"work/{name}{waits}" for name in store.names("work")]
-
-
 # -------------------------------------------------------------------------------- report, serve
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """``msm report RUN``: report.html anew from report.json."""
+    """``msm report RUN`` (or a fingerprint): report.html anew from report.json."""
     from msm_ray.report.html import render_html
 
     store = _open(arguments.store)
-    name = f"runs/{arguments.run}/report.json"
-    runs = _runs(store)
-    if arguments.run not in runs:
-        allowed = ", ".join(runs) or "none yet"
+    folder = find_report(store, arguments.run)
+    if folder is None:
+        allowed = ", ".join(run_names(store)) or "none yet"
         raise UserError(f"{arguments.run}: no such run in {store.url}; its runs: {allowed}")
-    content = store.read_json(name)
-    page = render_html(content).encode("utf-8")
-    print(f"report: {store.write_bytes(f'runs/{arguments.run}/report.html', page)}")
+    page = render_html(read_report(store, folder)).encode("utf-8")
+    print(f"report: {store.write_bytes(f'{folder}/report.html', page)}")
     return 0
 
 
 def serve(arguments: argparse.Namespace) -> int:
     """``msm serve ID``: an OpenAI-compatible server on one checkpoint, until Ctrl-C."""
-    store = _open(arguments.store)
+    store = _open(arguments.store, mend=True)
     id = _find(store, arguments.id)
     folder = store.fetch(id)
     record = store.get(id)

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from msm_ray import install
 from msm_ray.errors import UnusablePlace, UserError
+from msm_ray.llm.memory import GIB, available_bytes
 
-GIB = 2**30
 # One CPU engine on the micro-world with a KV cache of 1 GiB, and a trainer beside it.
 ENGINE_MEMORY_BYTES = 4 * GIB
 STORE_BYTES = 2 * GIB
@@ -261,31 +261,10 @@ def _cores() -> Check:
     return Check("cores", True, str(len(os.sched_getaffinity(0))))
 
 
-def free_memory() -> int:
-    """Bytes this process may still use: what the machine has left, within the container's limit."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such cgroup version, or "max": no limit
-            continue
-    return max(free, 0)
-
-
 def _memory() -> Check:
-    if importlib.util.find_spec("psutil") is None:
-        return Check("memory", False, "unknown: psutil is not installed", _mend("psutil"))
     return _enough(
         "memory",
-        free_memory(),
+        available_bytes(),
         ENGINE_MEMORY_BYTES,
         "close other programs, or lower the engine's KV cache and run one stage at a time",
     )

@@ -115,6 +115,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         _at_least("pairs_per_domain", self.pairs_per_domain, 1)
+        _at_least("max_tokens", self.max_tokens, 1)
         unknown = sorted(set(self.evals) - set(EVALS))
         if unknown or not self.evals:
             raise UserError(
@@ -175,6 +176,8 @@ class Experiment:
         for field in ("bases", "seeds", "specs"):
             if not getattr(self, field):
                 raise UserError(f"{field} is empty; at least one is needed")
+        for seed in self.seeds:
+            _at_least("a seed in seeds", seed, 0)
         for field, names in (
             ("bases", [b.name for b in self.bases]),
             ("specs", [s.name for s in self.specs]),

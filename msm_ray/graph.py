@@ -23,6 +23,7 @@ from typing import Any
 from msm_ray.errors import UserError
 from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
 from msm_ray.identity import folder_sha256
+from msm_ray.limits import check_limits
 from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
@@ -64,7 +65,7 @@ def build(exp: Experiment) -> Graph:
     """The experiment's graph. Reads the specs and hashes the base models; runs nothing.
 
     Raises:
-        UserError: a spec or a base model cannot be used.
+        UserError: a spec or a base model cannot be used, or a setting cannot work with them.
     """
     specs = {s.name: import_spec(s) for s in exp.specs}
     cells: list[Cell] = []
@@ -93,6 +94,7 @@ def build(exp: Experiment) -> Graph:
                 Cell(arm, base.name, seed, evaluate(exp, m, items, _label(arm, base, seed)))
                 for arm, m in checkpoints
             ]
+    check_limits(exp)
     return Graph(tuple(cells), corpora, tuple(trainings))
 
 
@@ -178,7 +180,8 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         label=label,
         runtime={"ray_cpus": 0.0, **({"asked": asked.place()} if asked else {})},
         estimate={
-            "seconds": 30.0 if by_model else 2.0,
+            # An engine's start, and what two of them write on two cores.
+            "seconds": 15.0 + exp.corpus.documents / 50 if by_model else 2.0,
             "documents": exp.corpus.documents,
             "calls": exp.corpus.documents if by_model else 0,
         },
@@ -352,5 +355,5 @@ def evaluate(exp: Experiment, model: Stage, items: Stage, label: str) -> Stage:
         inputs={"model": model, "items": items},
         run="msm_ray.evaluate.stages:evaluate",
         label=label,
-        estimate={"seconds": 4.0},
+        estimate={"seconds": 2.0},
     )

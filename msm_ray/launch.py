@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from msm_ray.errors import UserError
 from msm_ray.settings import Job, apply_settings, load_job
+from msm_ray.terminal import tell_of_stopping
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -32,10 +33,16 @@ def _job(arguments: argparse.Namespace) -> Job:
 
 def run(arguments: argparse.Namespace) -> int:
     """``msm run``: 0 when every declared cell is there, else 1."""
+    if arguments.address is not None and not arguments.address.strip():
+        raise UserError(
+            "--address is empty; give HOST:6379, ray://HOST:10001 or auto, or leave it out to run"
+            " on this machine"
+        )
     job = _job(arguments)
     if arguments.dry_run:
         print(preview_text(job.preview(arguments.store)))
         return 0
+    quiet = tell_of_stopping()
     try:
         result = job.run(arguments.store, arguments.address)
     except Exception as error:
@@ -44,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         if not isinstance(error, StageFailed):
             raise
         return _stage_failed(error, arguments.store, str(getattr(job, "name", "job")))
+    finally:
+        quiet()
     for line in effect_lines(result.report):
         print(line)
     print(f"report: {result.report_html}")

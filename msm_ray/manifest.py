@@ -19,18 +19,19 @@ from msm_ray.identity import canonical, digest
 
 
 class DamagedArtifact(UserError):
-    """A file of a committed artifact is not what its record says. It was set aside.
+    """A file of a committed artifact is not what its record says.
 
-    ``id`` is the artifact, ``file`` the name of the file in it. A run that needs the artifact makes
-    it again.
+    ``id`` is the artifact, ``file`` the name of the file in it, ``aside`` whether it was set aside.
+    A run that needs the artifact makes it again.
     """
 
-    def __init__(self, id: str, file: str, what: str) -> None:
-        super().__init__(f"damaged: {file} in {id} {what}; set aside, a run makes it again")
-        self.id, self.file, self.what = id, file, what
+    def __init__(self, id: str, file: str, what: str, aside: bool = True) -> None:
+        then = "set aside, a run makes" if aside else "a run sets it aside and makes"
+        super().__init__(f"damaged: {file} in {id} {what}; {then} it again")
+        self.id, self.file, self.what, self.aside = id, file, what, aside
 
-    def __reduce__(self) -> tuple[type[DamagedArtifact], tuple[str, str, str]]:
-        return DamagedArtifact, (self.id, self.file, self.what)
+    def __reduce__(self) -> tuple[type[DamagedArtifact], tuple[str, str, str, bool]]:
+        return DamagedArtifact, (self.id, self.file, self.what, self.aside)
 
 
 class MissingArtifact(UserError):

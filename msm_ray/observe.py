@@ -2,12 +2,13 @@
 
 The observer is told from several threads. It never fails a run: what goes wrong with a display is
 the display's. Time left is the sum of the estimates of what is missing, scaled by how long stages
-that ended, or are overdue, really took against theirs, over how many run side by side.
+of the same kind that ended, or are overdue, really took, over how many run side by side.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import threading
 import time
@@ -24,18 +25,35 @@ if TYPE_CHECKING:
     from msm_ray.artifact import Record
     from msm_ray.stage import Stage
 
+PACE_FRACTION = 0.05  # of a stage, done since its first news: a pace
+OVERDUE = 0.1  # what is left of a stage that takes longer than expected: so much of it all
+PRIOR = (1.0, 1.0)  # ratios that an estimate itself counts for
+WIDTH_SECONDS = 10.0  # before this nothing has run long enough for an average
 DEFAULT_ESTIMATE = 10.0  # seconds, for a stage that does not say
 BEAT_SECONDS = 2.0  # while nothing happens, a display is told so often that time has passed
 
 
 @dataclass
 class Running:
-    """A stage under way. ``since`` in monotonic seconds, ``fraction`` 0..1."""
+    """A stage under way. ``since`` in monotonic seconds, ``fraction`` 0..1.
+
+    ``first`` is when it first said that something is done, and how much: from then on its pace is
+    known. Before it an engine may have started, which says nothing about the rest.
+    """
 
     stage: Stage
     since: float
     fraction: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
+    first: tuple[float, float] | None = None
+
+    def seconds_left(self, expected: float, now: float) -> float:
+        """By its own pace if it has one, else by the ``expected`` seconds it takes in all."""
+        if self.first is not None and self.fraction - self.first[1] >= PACE_FRACTION:
+            begun, done = self.first
+            return (now - begun) * (1 - self.fraction) / (self.fraction - done)
+        elapsed = now - self.since
+        return max(expected - elapsed, OVERDUE * max(expected, elapsed))
 
 
 @dataclass
@@ -48,9 +66,10 @@ class RunState:
     started_at: float = 0.0
     missing: dict[str, Stage] = field(default_factory=dict)  # not committed yet, running included
     running: dict[str, Running] = field(default_factory=dict)
-    estimated: float = 0.0  # seconds that finished stages were estimated to take
-    taken: float = 0.0  # seconds that they took
-    widest: int = 1  # most stages seen running at once
+    taken: float = 0.0  # seconds that finished stages took
+    # By kind of stage: seconds that each finished one took against its estimate.
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    widest: int = 1  # most stages that hold a CPU seen running at once
     made_ids: set[str] = field(default_factory=set)  # what this run committed
     lost: set[str] = field(default_factory=set)  # what this run cannot make any more
 
@@ -63,23 +82,47 @@ class RunState:
         """Estimated seconds until everything is there; None before anything is planned."""
         if not self.total:
             return None
-        # Stages that run longer than expected tell as much as those that ended late.
-        taken, estimated = self.taken, self.estimated
-        for row in list(self.running.values()):
-            if now - row.since > estimate(row.stage):
-                taken, estimated = taken + now - row.since, estimated + estimate(row.stage)
-        scale = taken / estimated if estimated > 0 else 1.0
+        running = self.running.copy()  # a display reads while threads write
+        ratios = self._ratios(running.values(), now)
         work, longest = 0.0, 0.0
-        for id, stage in list(self.missing.items()):  # a display reads while threads write
+        for id, stage in list(self.missing.items()):
             if id in self.lost:
                 continue
-            seconds = estimate(stage) * scale
-            running = self.running.get(id)
-            if running is not None:
-                seconds = _rest(running, seconds, now)
+            seconds = estimate(stage) * ratios.get(stage.kind, 1.0)
+            if id in running:
+                seconds = running[id].seconds_left(seconds, now)
                 longest = max(longest, seconds)
             work += seconds
-        return max(work / self.widest, longest)
+        return max(work / self._width(running.values(), now), longest)
+
+    def share(self, row: Running, now: float) -> tuple[float, bool]:
+        """How much of a running stage is done, 0..1, and whether it said so itself.
+
+        One that starts an engine says nothing for most of its time: then by the time it is
+        expected to take.
+        """
+        expected = estimate(row.stage) * self._ratios([row], now).get(row.stage.kind, 1.0)
+        elapsed = now - row.since
+        by_time = elapsed / max(elapsed + row.seconds_left(expected, now), 1e-9)
+        return (row.fraction, True) if row.fraction >= by_time else (by_time, False)
+
+    def _ratios(self, running: Iterable[Running], now: float) -> dict[str, float]:
+        """By kind, what a stage takes against its estimate: the median, so that the one which
+        started an engine for the others does not count for all.
+        """
+        seen = {kind: list(ratios) for kind, ratios in self.ratios.copy().items()}
+        for row in running:  # one that is overdue tells as much as one that ended late
+            if (ratio := (now - row.since) / estimate(row.stage)) > 1:
+                seen.setdefault(row.stage.kind, []).append(ratio)
+        return {kind: statistics.median([*PRIOR, *ratios]) for kind, ratios in seen.items()}
+
+    def _width(self, running: Iterable[Running], now: float) -> float:
+        """How many stages ran side by side on average."""
+        wall = now - self.started_at
+        if wall < WIDTH_SECONDS:
+            return self.widest
+        busy = self.taken + sum(now - row.since for row in running)
+        return min(max(busy / wall, 1.0), float(self.widest))
 
 
 def _dependents(failed: Stage, missing: Mapping[str, Stage]) -> set[str]:
@@ -97,15 +140,8 @@ def _dependents(failed: Stage, missing: Mapping[str, Stage]) -> set[str]:
 
 
 def estimate(stage: Stage) -> float:
-    """Seconds that the stage is expected to take."""
-    return float(stage.estimate.get("seconds", DEFAULT_ESTIMATE))
-
-
-def _rest(running: Running, expected: float, now: float) -> float:
-    elapsed = now - running.since
-    if running.fraction > 0.05:  # its own pace says more than an estimate
-        return elapsed * (1 - running.fraction) / running.fraction
-    return max(expected - elapsed, 0.1 * expected)
+    """Seconds that the stage is expected to take, more than 0."""
+    return max(float(stage.estimate.get("seconds", DEFAULT_ESTIMATE)), 1e-3)
 
 
 class Observer:
@@ -154,7 +190,8 @@ class Observer:
         with self._lock:
             self.state.missing.setdefault(stage.id, stage)
             self.state.running[stage.id] = Running(stage, time.monotonic())
-            self.state.widest = max(self.state.widest, len(self.state.running))
+            holding = sum(r.stage.runtime.get("cpus", 1) > 0 for r in self.state.running.values())
+            self.state.widest = max(self.state.widest, holding)
             self._emit("started", stage)
 
     def progress(self, stage_id: str, fraction: float, facts: Mapping[str, Any]) -> None:
@@ -165,6 +202,8 @@ class Observer:
                 return
             running.fraction = min(max(float(fraction), 0.0), 1.0)
             running.facts = dict(facts)
+            if running.first is None and running.fraction > 0:
+                running.first = (time.monotonic(), running.fraction)
             fields = {"fraction": running.fraction, "facts": running.facts}
             self._emit("progress", running.stage, **fields)
 
@@ -176,8 +215,9 @@ class Observer:
             state.missing.pop(stage.id, None)
             state.made_ids.add(stage.id)
             if running is not None:
-                state.estimated += estimate(stage)
-                state.taken += time.monotonic() - running.since
+                seconds = time.monotonic() - running.since
+                state.taken += seconds
+                state.ratios.setdefault(stage.kind, []).append(seconds / estimate(stage))
             self._emit("finished", stage, seconds=record.seconds, bytes=record.bytes)
 
     def found(self, stage: Stage, record: Record) -> None:

@@ -99,12 +99,15 @@ def cluster(address: str | None = None) -> Iterator[int]:
 
 
 def _check_answers(address: str) -> None:
-    """UserError if nothing listens at HOST:PORT: Ray itself would ask for ever."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
+    """UserError if nothing listens at [ray://]HOST:PORT: Ray itself would ask for long."""
+    place = address.removeprefix("ray://")
+    host, _, port = (place if ":" in place or place == address else f"{place}:10001").rpartition(
+        ":"
+    )
+    if "://" in place or not host or not port.isdecimal():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise UserError(
             f"--address {address}: no Ray cluster answers there ({error}); is it started?"

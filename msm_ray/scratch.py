@@ -43,16 +43,21 @@ def scratch(base: Path) -> Iterator[tuple[Path, Path]]:
             os.close(lock)
 
 
-def sweep(root: Path, grace_seconds: float) -> list[str]:
-    """Remove scratch below ``root`` that no process holds and nobody touched for so long."""
+def sweep(root: Path, grace_seconds: float, remove: bool = True) -> list[str]:
+    """Remove scratch below ``root`` that no process holds and nobody touched for so long.
+
+    The names; without ``remove`` nothing is changed.
+    """
     removed = []
+    mode = os.O_RDWR if remove else os.O_RDONLY
     for base in sorted(root.glob("*")):
-        lock = _lock(base) if (base / "lock").exists() else -1
+        lock = _lock(base, mode) if (base / "lock").exists() else -1
         if lock is None:
             continue
         try:
             if time.time() - _last_change(base) > grace_seconds:
-                shutil.rmtree(base)
+                if remove:
+                    shutil.rmtree(base)
                 removed.append(base.name)
         finally:
             if lock >= 0:
@@ -60,12 +65,12 @@ def sweep(root: Path, grace_seconds: float) -> list[str]:
     return removed
 
 
-def _lock(base: Path) -> int | None:
+def _lock(base: Path, mode: int = os.O_RDWR | os.O_CREAT) -> int | None:
     """A descriptor that holds the lock of the scratch ``base``, else None. A dead holder's goes."""
     while True:
         try:
             base.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(base / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(base / "lock", mode, 0o644)
         except FileNotFoundError:
             continue  # removed by a process that has just committed
         try:

@@ -127,7 +127,11 @@ def apply_settings(job: T, settings: Sequence[str]) -> T:
     A name is a field of a dataclass, an index or ``name`` of an element of a tuple, or a key of a
     mapping. When one name is given twice the last value counts; otherwise the order is of no
     importance. Raises UserError that names the setting, what was given and what is allowed.
+
+    A job that gives some of its values itself (a search its axes') says so in ``varied``: their
+    names, and what to set instead. Setting one of those would change nothing, and is refused.
     """
+    varied = {_resolve(job, n)[0]: to for n, to in getattr(job, "varied", {}).items()}
     values: dict[tuple[str | int, ...], tuple[str, Any]] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -135,6 +139,8 @@ def apply_settings(job: T, settings: Sequence[str]) -> T:
         if not equals or not all(name.split(".")):
             raise UserError(f"--set {setting!r}: write it as name.name=value")
         path, declared = _resolve(job, name)
+        if path in varied:
+            raise UserError(f"--set {name}: the job varies it itself; set {varied[path]} instead")
         try:
             values[path] = (name, parse_value(text, declared))
         except ValueError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ class Storage:
             self.remove(probe)
 
     @contextmanager
-    def _user_errors(self, reading: bool = True) -> Iterator[None]:
+    def user_errors(self, reading: bool = True) -> Iterator[None]:
         """Turn what is wrong with the place itself into one line for the user.
 
         Only a reader can take "not found" as an answer.
@@ -90,7 +91,7 @@ class Storage:
         return f"{self._base}/{_checked(name)}"
 
     def read_bytes(self, name: str) -> bytes:
-        with self._user_errors():
+        with self.user_errors():
             if self.root is not None:
                 return (self.root / _checked(name)).read_bytes()
             data: bytes = self._fs.cat_file(self._key(name))
@@ -98,7 +99,7 @@ class Storage:
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write ``name`` as a whole, replacing what was there."""
-        with self._user_errors(reading=False):
+        with self.user_errors(reading=False):
             if self.root is not None:
                 target = self.root / _checked(name)
                 with self._temporary(target, data) as temporary:
@@ -112,7 +113,7 @@ class Storage:
         Of several processes that create one name at once, one succeeds. An object store without
         conditional writes may let the last one win instead; nothing here relies on it for safety.
         """
-        with self._user_errors(reading=False):
+        with self.user_errors(reading=False):
             if self.root is not None:
                 target = self.root / _checked(name)
                 with self._temporary(target, data) as temporary:
@@ -153,24 +154,23 @@ class Storage:
         finally:
             path.unlink(missing_ok=True)
 
-    def sweep(self, grace_seconds: float) -> list[str]:
-        """Remove temporary files that killed processes left so long ago; their names."""
+    def temporary(self, grace_seconds: float) -> list[str]:
+        """Names of temporary files that killed processes left so long ago."""
         if self.root is None:
             return []
-        removed = []
+        found = []
         for path in sorted((self.root / TEMPORARY).glob("*")):
             with suppress(FileNotFoundError):  # its process has just finished with it
                 if time.time() - path.stat().st_mtime > grace_seconds:
-                    path.unlink()
-                    removed.append(f"{TEMPORARY}/{path.name}")
-        return removed
+                    found.append(f"{TEMPORARY}/{path.name}")
+        return found
 
     def put_tree(self, name: str, directory: Path, files: list[str]) -> None:
         """Bring ``files`` of the local ``directory`` to the tree ``name``, which is new.
 
         ``directory`` is used up: a local store takes it as it is, by renaming.
         """
-        with self._user_errors(reading=False):
+        with self.user_errors(reading=False):
             if self.root is None:
                 for file in files:
                     self._fs.put_file(str(directory / file), self._key(f"{name}/{file}"))
@@ -187,16 +187,21 @@ class Storage:
                     (target / file).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(directory / file, target / file)
                 shutil.rmtree(directory)
-            # All of it is on the disk before the record says so.
+            folders = sorted({target, *((target / file).parent for file in files)})
+            # Some libraries write a temporary file, which only its owner may read, and rename it.
+            mode = _mode_of_new(target)
             for file in files:
-                _sync(target / file)
-            for folder in sorted({(target / file).parent for file in files}):
-                _sync(folder)
+                _make_mode(target / file, mode)
+            for folder in folders:
+                _make_mode(folder, mode | (mode & 0o444) >> 2)
+            # All of it is on the disk before the record says so.
+            for path in (*(target / file for file in files), *folders):
+                _sync(path)
             _sync(target.parent)
 
     def get_file(self, name: str, target: Path) -> None:
         """Download ``name`` to the local file ``target``."""
-        with self._user_errors():
+        with self.user_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             if self.root is not None:
                 shutil.copyfile(self.root / _checked(name), target)
@@ -205,7 +210,7 @@ class Storage:
 
     def sizes(self, name: str) -> dict[str, int]:
         """All files below ``name``: relative name -> size in bytes. Empty if there is none."""
-        with self._user_errors():
+        with self.user_errors():
             if self.root is not None:
                 top = self.root / _checked(name)
                 return {
@@ -221,7 +226,7 @@ class Storage:
 
     def names(self, name: str) -> list[str]:
         """Names of the files and directories right below ``name``, sorted."""
-        with self._user_errors():
+        with self.user_errors():
             if self.root is not None:
                 top = self.root / _checked(name)
                 return sorted(os.listdir(top)) if top.is_dir() else []
@@ -233,7 +238,7 @@ class Storage:
 
     def remove(self, name: str) -> None:
         """Remove the file or tree ``name``; what is not there is fine."""
-        with self._user_errors(), suppress(FileNotFoundError):
+        with self.user_errors(), suppress(FileNotFoundError):
             if self.root is None:
                 self._fs.rm(self._key(name), recursive=True)
             elif (self.root / _checked(name)).is_dir():
@@ -243,7 +248,7 @@ class Storage:
 
     def rename(self, name: str, to: str) -> None:
         """Rename the file ``name``."""
-        with self._user_errors():
+        with self.user_errors():
             if self.root is not None:
                 os.replace(self.root / _checked(name), self.root / _checked(to))
             else:
@@ -295,6 +300,20 @@ def _checked(name: str) -> str:
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:300] or type(error).__name__
+
+
+def _mode_of_new(folder: Path) -> int:
+    """The permissions of a new file in ``folder``: to ask for the umask itself is to change it."""
+    probe = folder / uuid.uuid4().hex
+    with open(probe, "xb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o666
+    probe.unlink()
+    return mode
+
+
+def _make_mode(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
 
 
 def _sync(path: Path) -> None:

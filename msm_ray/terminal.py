@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from rich.live import Live
     from rich.table import Table
 
@@ -14,7 +21,30 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # without a terminal: at most one progress line in so many seconds
 REFRESH_SECONDS = 0.5
+STOPPING = b"\nmsm: stopping; what runs is ended first, what is done stays\n"
 MAX_ROWS = 8  # running stages shown at once
+
+
+def tell_of_stopping() -> Callable[[], None]:
+    """From now on Ctrl-C is answered by a line at once, and then does what it did before.
+
+    Stages that run are ended first, which takes seconds. Returns what takes this back. Does nothing
+    where Ctrl-C is ignored or this is not the main thread.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        return lambda: None
+
+    def told(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):  # not print: that may be what was interrupted
+            os.write(2, STOPPING)
+        before(number, frame)
+
+    def back() -> None:
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, told)
+    return back
 
 
 class Sink(Protocol):
@@ -46,7 +76,7 @@ class Lines:
         if name in ("progress", "beat"):
             if time.monotonic() - self._last < self._every:
                 return
-            self._print(headline(state, time.monotonic()) + _running_text(state))
+            self._print(headline(state, time.monotonic()) + _running_text(state, time.monotonic()))
             return
         text = line(event)
         if text:
@@ -81,6 +111,7 @@ class LiveBlock:
                 get_renderable=lambda: self._render(state),
                 refresh_per_second=1 / REFRESH_SECONDS,
                 transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # else it is a file or a program that reads
             )
             self._live.start()
         if name in ("plan", "note", "failed", "done"):
@@ -99,11 +130,13 @@ class LiveBlock:
         # Drawn from another thread, without the lock: a copy that may be half a step old.
         running = sorted(state.running.copy().values(), key=lambda r: r.since)
         table = Table.grid(padding=(0, 1))
-        table.add_row(Text(_bar(_share_done(state, running))), headline(state, now))
+        table.add_row(Text(_bar(_share_done(state, running, now))), headline(state, now))
         for row in running[:MAX_ROWS]:
             facts = ", ".join(f"{k} {_short(v)}" for k, v in row.facts.items())
             what = f"{row.stage.name}  {duration(now - row.since)}  {facts}".rstrip()
-            table.add_row(Text(_bar(row.fraction)), Text(what, no_wrap=True, overflow="ellipsis"))
+            table.add_row(
+                Text(_bar(state.share(row, now)[0])), Text(what, no_wrap=True, overflow="ellipsis")
+            )
         if len(running) > MAX_ROWS:
             table.add_row("", f"and {len(running) - MAX_ROWS} more")
         return table
@@ -150,15 +183,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def _running_text(state: RunState) -> str:
-    shown = [f"{r.stage.name} {r.fraction:.0%}" for r in list(state.running.values())[:4]]
+def _running_text(state: RunState, now: float) -> str:
+    """The first stages that run, with their share done; ``~`` where only time tells it."""
+    shown = []
+    for row in list(state.running.values())[:4]:
+        share, said = state.share(row, now)
+        shown.append(f"{row.stage.name} {'' if said else '~'}{share:.0%}")
     return ": " + ", ".join(shown) if shown else ""
 
 
-def _share_done(state: RunState, running: Sequence[Running]) -> float:
+def _share_done(state: RunState, running: Sequence[Running], now: float) -> float:
     if not state.total:
         return 0.0
-    return (state.done + sum(row.fraction for row in running)) / state.total
+    return (state.done + sum(state.share(row, now)[0] for row in running)) / state.total
 
 
 def _bar(fraction: float, width: int = 20) -> str:

@@ -316,6 +316,41 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     assert lines[2] == "['aa'] None [] []"
 
 
+def test_files_are_as_readable_as_the_umask_says(local: Store, tmp_path: Path) -> None:
+    out = fill(tmp_path / "out")
+    (out / "private").mkdir(mode=0o700)
+    (out / "private" / "model.safetensors").write_bytes(b"weights")
+    for path in out.rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)  # as safetensors leaves what it wrote
+    before = os.umask(0o027)
+    try:
+        committed = local.commit(record(), out)
+    finally:
+        os.umask(before)
+    top = Path(local.url) / "artifacts" / ID / committed.attempt
+    files = {oct(p.stat().st_mode & 0o777) for p in top.rglob("*") if p.is_file()}
+    assert files == {"0o640"}
+    assert oct((top / "private").stat().st_mode & 0o777) == "0o750"
+    assert sorted(f.path for f in committed.files) == sorted(
+        p.relative_to(top).as_posix() for p in top.rglob("*") if p.is_file()
+    )
+
+
+def test_a_store_that_only_looks_sets_nothing_aside(local: Store, tmp_path: Path) -> None:
+    committed = local.commit(record(), fill(tmp_path / "out"))
+    (Path(local.url) / "artifacts" / ID / committed.attempt / "a.txt").unlink()
+    looking = Store(local.url, create=False)
+    for _ in range(2):
+        with pytest.raises(DamagedArtifact, match=r"is missing; a run sets it aside and makes"):
+            looking.verify(ID)
+    assert looking.ids() == [ID]
+    assert looking.ids_aside() == []
+    with pytest.raises(DamagedArtifact, match="is missing; set aside"):
+        Store(local.url).verify(ID)
+    assert looking.ids_aside() == [ID]
+
+
 def test_gc_removes_what_nothing_points_to(store: Store, tmp_path: Path) -> None:
     committed = store.commit(record(), fill(tmp_path / "out"))
     store.write_bytes(f"artifacts/{ID}/20200101T000000-aaaa/x", b"an attempt that was killed")

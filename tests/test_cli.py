@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,7 @@ import pytest
 from msm_ray.artifact import Record, Store
 from msm_ray.cli import main
 from msm_ray.commands import age_text, size_text
+from msm_ray.errors import UserError
 from msm_ray.launch import preview_text
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +51,13 @@ class Job:
         store = Store(store_url)
         if self.outcome == "interrupt":
             raise KeyboardInterrupt
+        if self.outcome == "wait":
+            import sys, time
+            try:
+                print("begun", flush=True)
+                time.sleep(60)
+            finally:
+                print("ending what runs", file=sys.stderr, flush=True)
         if self.outcome == "bug":
             raise RuntimeError("a bug of ours")
         if self.outcome == "user":
@@ -112,6 +125,26 @@ def commit(store: Store, id: str, kind: str = "aft", text: str = "weights") -> R
     return store.commit(record, folder)
 
 
+def write(path: str, **changed: object) -> None:
+    """A report beside that of the run "tiny", with something changed."""
+    report = json.loads(Path("msm-store/runs/tiny/report.json").read_text())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps({**report, **changed}))
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """As a user who may not write what others own; the superuser may write anything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 # -------------------------------------------------------------------------------- run, preview
 
 
@@ -144,6 +177,7 @@ def test_settings_store_and_address_reach_the_job(msm: Msm) -> None:
         (["run", "job.py", "--set", "garbled"], 2, "name.name=value"),
         (["run", "job.py", "--set=aft.learning_rate=-1"], 2, "allowed: 0 or more"),
         (["run", "job.py", "--set", "outcome=user"], 2, "the spec is empty"),
+        (["run", "job.py", "--address", " "], 2, "--address is empty"),
         (["run", "job.py", "--store", "job.py"], 2, "job.py"),
         (["run", "job.py", "--store", "nope://x"], 2, "unknown protocol"),
         (["run"], 2, "JOB.py"),
@@ -174,6 +208,24 @@ def test_ctrl_c_returns_130_and_says_what_stays(msm: Msm) -> None:
     code, _, err = msm("run", "job.py", "--set", "outcome=interrupt")
     assert code == 130
     assert "What is done stays" in err
+
+
+def test_ctrl_c_is_answered_before_anything_is_ended(msm: Msm) -> None:
+    job = subprocess.Popen(
+        [sys.executable, "job.py", "--set", "outcome=wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == "begun\n"
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 130
+    first, then, last = [line for line in err.splitlines() if line]
+    assert first.startswith("msm: stopping;")
+    assert then == "ending what runs"
+    assert last.startswith("msm: stopped.")
 
 
 def test_a_bug_shows_its_traceback_and_returns_1(msm: Msm) -> None:
@@ -313,7 +365,59 @@ def test_verify_names_the_damaged_file_and_returns_1(msm: Msm) -> None:
     assert "1 of 2 artifacts sound" in out
     assert "run the job again" in err
     assert msm("verify", "aaaa")[0] == 0
-    assert msm("verify")[0] == 0  # the damaged one was set aside
+    code, out, _ = msm("verify")  # it was set aside: that is told until it is mended or removed
+    assert code == 1
+    assert f"damaged  {'b' * 16} was set aside" in out
+    assert "1 of 2 artifacts sound" in out
+    assert msm("verify", "bbbb")[0] == 1
+    commit(store, "b" * 16)
+    assert msm("verify")[0] == 0
+
+
+def test_verify_is_content_when_what_is_set_aside_was_removed(msm: Msm) -> None:
+    record = commit(Store("msm-store"), "b" * 16)
+    Path(f"msm-store/artifacts/{record.id}/{record.attempt}/data.txt").unlink()
+    assert msm("verify")[0] == 1
+    assert msm("gc")[0] == 0
+    assert msm("verify")[0] == 0
+
+
+def test_verify_names_what_a_report_lists_and_is_not_there(msm: Msm) -> None:
+    msm("run", "job.py")
+    record = commit(Store("msm-store"), "a" * 16)
+    listed = [{"id": id, "kind": "aft", "label": "x"} for id in (record.id, "c" * 16)]
+    write("msm-store/runs/tiny/report.json", provenance={"artifacts": listed})
+    code, out, _ = msm("verify")
+    assert code == 1
+    assert f"missing  {'c' * 16} (aft x) of runs/tiny" in out
+    assert record.id not in out
+    assert msm("verify", record.id)[0] == 0
+    commit(Store("msm-store"), "c" * 16)
+    assert msm("verify")[0] == 0
+
+
+@pytest.mark.parametrize("command", [("ls",), ("gc", "--dry-run"), ("show", "aaaa")])
+def test_looking_sets_nothing_aside(msm: Msm, command: tuple[str, ...]) -> None:
+    record = commit(Store("msm-store"), "a" * 16)
+    file = Path(f"msm-store/artifacts/{record.id}/record.json")
+    file.write_text(file.read_text()[:50])
+    msm(*command)
+    assert sorted(p.name for p in file.parent.iterdir()) == [record.attempt, "record.json"]
+
+
+def test_ls_goes_on_after_a_report_that_cannot_be_read(msm: Msm) -> None:
+    for name in ("one", "two"):
+        msm("run", "job.py", "--set", f"name={name}")
+    file = Path("msm-store/runs/one/report.json")
+    file.write_text(file.read_text()[:60])
+    code, out, _ = msm("ls")
+    assert code == 0
+    assert re.search(r"run one  UNREADABLE: .*runs/one/report.json is not valid JSON", out)
+    assert "run two  f00d  complete" in out
+    assert "runs/one" in json.loads(msm("ls", "--json")[1])["runs"][0]["unreadable"]
+    code, out, _ = msm("verify")
+    assert code == 1
+    assert "unreadable" in out
 
 
 def test_gc_removes_leftovers_and_keeps_what_is_committed(msm: Msm) -> None:
@@ -330,6 +434,91 @@ def test_gc_removes_leftovers_and_keeps_what_is_committed(msm: Msm) -> None:
     assert "1 leftover" in out
     assert not leftover.exists()
     assert msm("verify")[0] == 0
+
+
+def test_gc_tells_beforehand_what_it_removes(msm: Msm) -> None:
+    record = commit(Store("msm-store"), "a" * 16)
+    for path in (
+        f"artifacts/{record.id}/20200101T000000-dead/x",
+        f"artifacts/{record.id}/record.damaged-1.json",
+        "artifacts/dead/20200101T000000-dead/x",
+        "artifacts/dead/notes of mine",
+        "artifacts/live/29990101T000000-live/x",
+        f"claims/{record.id}.json",
+        "claims/other.json",
+        ".tmp/old",
+        "work/old/file",
+    ):
+        file = Path("msm-store") / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    for old in (".tmp/old", "work/old/file", "work/old"):
+        os.utime(Path("msm-store") / old, (0, 0))
+    told = msm("gc", "--dry-run")[1].replace("would remove", "removed").splitlines()
+    assert len(told) == 6
+    assert msm("gc")[1].splitlines()[:-1] == told
+    assert not msm("gc", "--dry-run")[1]
+
+
+def test_gc_of_a_store_that_cannot_be_written_is_one_line(
+    msm: Msm,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # where another user may come
+        store = Path(folder) / "store"
+        record = commit(Store(store), "a" * 16)
+        leftover = store / "artifacts" / record.id / "20200101T000000-dead"
+        leftover.mkdir()
+        scratch = store / "work" / "old"
+        scratch.mkdir(parents=True)
+        (scratch / "lock").touch()
+        os.utime(scratch, (0, 0))
+        os.utime(scratch / "lock", (0, 0))
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        with nobody():
+            dry = msm("gc", "--dry-run", "--store", str(store))
+            code, out, err = msm("gc", "--store", str(store))
+            leftover_there = leftover.exists()
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            path.chmod(0o755)
+    assert dry[0] == 0
+    assert "20200101T000000-dead" in dry[1]
+    assert "work/old" in dry[1]
+    assert leftover_there
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"msm: store \S+: cannot be written: permission denied\n", err)
+
+
+def test_a_report_of_a_fingerprint_is_shown_and_written_again(msm: Msm) -> None:
+    msm("run", "job.py")
+    for mark in ("f00d", "fade", "beef"):
+        write(f"msm-store/runs/tiny/{mark}/report.json", fingerprint=mark, title=f"T {mark}")
+    write("msm-store/runs/other/beef/report.json", fingerprint="beef", name="other")
+    write("msm-store/runs/other/report.json", fingerprint="beef", name="other")
+    code, out, _ = msm("show", "fade")
+    assert code == 0
+    assert "fingerprint  fade" in out
+    assert json.loads(msm("show", "tiny/fade", "--json")[1])["title"] == "T fade"
+    assert msm("show", "fa")[1] == out
+    code, _, err = msm("show", "beef")
+    assert code == 2
+    assert "2 reports have that fingerprint; give one of other/beef, tiny/beef" in err
+    code, out, _ = msm("report", "fade")
+    assert code == 0
+    assert "<h1>T fade</h1>" in Path("msm-store/runs/tiny/fade/report.html").read_text()
+    out = msm("ls")[1]
+    assert re.search(r"run tiny  f00d .*\n +also  beef  complete.*\n +also  fade  complete", out)
+    marks = [r["fingerprint"] for r in json.loads(msm("ls", "--json")[1])["runs"][1]["others"]]
+    assert marks == ["beef", "fade"]
+
+
+def test_an_artifact_whose_id_begins_like_a_fingerprint(msm: Msm) -> None:
+    msm("run", "job.py")
+    write("msm-store/runs/tiny/abcd0000/report.json", fingerprint="abcd0000")
+    commit(Store("msm-store"), "abcd0000" + "1" * 16)
+    assert "run tiny" in msm("show", "abcd0000")[1]
+    assert "label of" in msm("show", "abcd")[1]
+    assert "label of" in msm("show", "abcd00001")[1]
 
 
 def test_report_is_written_again_from_its_json(msm: Msm) -> None:
@@ -373,3 +562,16 @@ def test_submit_to_nobody_is_one_line(msm: Msm) -> None:
     code, _, err = msm("submit", "job.py", "--address", "http://127.0.0.1:9")
     assert code == 2
     assert "no Ray cluster answers there" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("place", ["{}", "ray://{}"])
+def test_run_where_nobody_listens_is_told_by_a_look_at_the_port(place: str) -> None:
+    from msm_ray.runtime import _check_answers
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = place.format(f"127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers there"):
+            _check_answers(address)
+        listening.listen()
+        _check_answers(address)

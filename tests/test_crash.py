@@ -160,6 +160,8 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_continues(tmp_path: Path) -> 
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, out + err
     assert "Traceback" not in out + err
+    said = [line for line in err.splitlines() if line.startswith("msm: stop")]
+    assert [line.split()[1] for line in said] == ["stopping;", "stopped."]
     there = {e["id"] for e in events(store) if e["event"] == "finished"}
     assert there, "something was done before"
 

@@ -92,7 +92,7 @@ def test_a_stage_that_says_nothing_is_still_reported(tmp_path: Path) -> None:
     observer.done()
     lines = stream.getvalue().splitlines()[1:-1]
     assert 1 <= len(lines) <= 4
-    assert lines[0].endswith("left: train a 0%")
+    assert re.search(r"left: train a ~\d+%$", lines[0])
     said = [json.loads(line)["event"] for line in (tmp_path / "events").read_text().splitlines()]
     assert said == ["plan", "started", "done"]
 
@@ -213,9 +213,26 @@ def test_time_left_is_the_estimates_over_what_runs_at_once() -> None:
     assert RunState().seconds_left(0.0) is None
     assert _state({"a": 10, "b": 20}).seconds_left(0.0) == 30
     assert _state({"a": 10, "b": 20}, widest=2).seconds_left(0.0) == 15
-    # finished stages took twice what they were estimated
-    assert _state({"a": 10, "b": 20}, estimated=5.0, taken=10.0).seconds_left(0.0) == 60
+    # two at once now and then, but one on average
+    assert _state({"a": 10, "b": 20}, widest=2, taken=100.0).seconds_left(100.0) == 30
+    assert _state({"a": 10, "b": 20}, widest=2, taken=300.0).seconds_left(150.0) == 15
     assert _state({}).seconds_left(0.0) == 0
+
+
+def test_stages_of_a_kind_are_as_slow_as_those_that_ended() -> None:
+    slow = {"train": [3.0, 3.0, 3.0]}
+    assert _state({"a": 10, "b": 20}, ratios=slow).seconds_left(0.0) == 90
+    # other kinds say nothing, nor does one that started an engine for all
+    assert _state({"a": 10, "b": 20}, ratios={"plan": [9.0] * 9}).seconds_left(0.0) == 30
+    assert _state({"a": 10, "b": 20}, ratios={"train": [40.0]}).seconds_left(0.0) == 30
+    observer = Observer(sinks=[])
+    stages = [stage(str(i), 10) for i in range(5)]
+    observer.plan(stages, [])
+    for each in stages[:3]:
+        observer.started(each)
+        observer.state.running[each.id].since -= 20
+        observer.finished(each, record(each))
+    assert observer.state.ratios["train"] == pytest.approx([2.0] * 3, rel=0.1)
 
 
 def test_a_running_stage_goes_by_its_own_pace() -> None:
@@ -223,14 +240,35 @@ def test_a_running_stage_goes_by_its_own_pace() -> None:
     a = stage("a", 10)
     observer.plan([a], [])
     observer.started(a)
-    since = observer.state.running[a.id].since
-    assert observer.state.seconds_left(since + 4) == pytest.approx(6)
-    assert observer.state.seconds_left(since + 40) == pytest.approx(4)  # a tenth of 40
-    observer.progress(a.id, 0.25, {})
-    assert observer.state.seconds_left(since + 10) == pytest.approx(30)
+    row = observer.state.running[a.id]
+    assert observer.state.seconds_left(row.since + 4) == pytest.approx(6)
+    assert observer.state.seconds_left(row.since + 40) == pytest.approx(4)  # a tenth of 40
+    # An engine started for 30 s: how long that took says nothing of the rest.
+    observer.progress(a.id, 0.1, {})
+    assert row.first is not None
+    row.first = (row.since + 30, 0.1)
+    assert observer.state.seconds_left(row.since + 31) == pytest.approx(3.1)
+    observer.progress(a.id, 0.3, {})
+    assert observer.state.seconds_left(row.since + 34) == pytest.approx(4 * 0.7 / 0.2)
     observer.progress(a.id, 1.7, {})
-    assert observer.state.running[a.id].fraction == 1.0
-    assert "about 0s left" in headline(observer.state, since + 10)
+    assert row.fraction == 1.0
+    assert "about 0s left" in headline(observer.state, row.since + 34)
+
+
+def test_a_stage_that_says_nothing_is_shown_by_the_time_it_takes() -> None:
+    stream = io.StringIO()
+    observer = Observer(sinks=[Lines(stream, every=0.0)])
+    a = stage("a", 10)
+    observer.plan([a], [])
+    observer.started(a)
+    row = observer.state.running[a.id]
+    assert observer.state.share(row, row.since + 4) == (pytest.approx(0.4), False)
+    assert observer.state.share(row, row.since + 1000)[0] < 1.0
+    row.since -= 5
+    observer.progress(a.id, 0.0, {})
+    assert re.search(r"train a ~5\d%$", stream.getvalue())
+    observer.progress(a.id, 0.75, {})
+    assert stream.getvalue().endswith("train a 75%\n")
 
 
 def test_what_a_failure_makes_impossible_takes_no_time() -> None:

@@ -272,7 +272,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)  # of the second process
     arguments = parser.parse_args()
 
-    from msm_ray.llm.vllm import VllmRuntime, engine_env
+    from msm_ray.llm.environment import engine_env
+    from msm_ray.llm.vllm import VllmRuntime
     from msm_ray.world.bases import base_dir
 
     if arguments.bare:
@@ -288,7 +289,7 @@ def main() -> None:
         stage = run_stage(folder, model)
         command = [sys.executable, __file__, "--bare", str(folder), "--out", f"{scratch}/bare.json"]
         command += ["--model", str(model)]
-        environment = {**os.environ, **engine_env(VllmRuntime(**RUNTIME))}
+        environment = {**os.environ, **engine_env(VllmRuntime(**RUNTIME).threads)}
         subprocess.run(command, check=True, env=environment)
         bare = json.loads(Path(scratch, "bare.json").read_text())
     record = {

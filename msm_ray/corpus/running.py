@@ -23,7 +23,7 @@ from msm_ray.errors import UserError
 from msm_ray.llm.model import AnyModel, needs_ray
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import Observer, cost_summary
-from msm_ray.run import write_report
+from msm_ray.reports import write_report
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
 from msm_ray.stage import LocalLauncher, Stage, StageFailed, run_dag, scan
@@ -128,7 +128,7 @@ class SpecJob:
 
     def preview(self, store_url: str) -> dict[str, Any]:
         """Documents, calls, tokens and dollars, before anything is spent."""
-        store = Store(store_url, create=False)
+        store = Store(store_url, create=False)  # looks, and sets nothing aside
         stages = self.stages()
         there = set(scan(stages, store).records)
         rows = []
@@ -174,7 +174,8 @@ class SpecJob:
         report["wall_seconds"] = round(time.monotonic() - clock, 2)
         report["provenance"]["started"] = started.isoformat()
         report["provenance"]["finished"] = datetime.now(UTC).isoformat()
-        json_url, html_url = write_report(store, self.name, report)
+        made = bool(observer.state.made_ids)
+        report, json_url, html_url = write_report(store, self.name, report, made)
         if failure is not None:
             raise failure
         return RunResult(report, json_url, html_url, report["complete"])

@@ -22,28 +22,31 @@ from typing import Any
 
 from msm_ray.errors import UserError
 from msm_ray.evaluate.tasks import Request
-from msm_ray.llm.memory import available_bytes, kv_cache_bytes_per_token
+from msm_ray.llm.environment import engine_env
+from msm_ray.llm.memory import (
+    EngineMemory,
+    available_bytes,
+    check_memory,
+    kv_cache_bytes_per_token,
+)
 
 ATOL = 1e-3  # nats; two float32 forward passes of one model differ by about 1e-5
-GIB = 2**30
-PROCESS_GIB = 1.0  # Python, torch and vLLM without any weights or cache (measured: 0.77)
+PROCESS_BYTES = 2**30  # Python, torch and vLLM without any weights or cache (measured: 0.77)
 BLOCK_TOKENS = 32  # of the prefix cache; multiples of 32 suit the CPU's attention
 
-# In the environment of an engine's process before vLLM is imported.
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights in reach, no child to orphan
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines share cores with training
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_LOOPBACK_IP": "127.0.0.1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles one small counting function: 2 s for nothing
-}
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of an engine's process before vLLM is imported there."""
+    return {
+        **engine_env(threads),  # one process: weights in reach, no child to orphan
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_LOOPBACK_IP": "127.0.0.1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "DO_NOT_TRACK": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles one small counting function: 2 s for nothing
+    }
 
 
 @dataclass(frozen=True)
@@ -188,22 +191,14 @@ def kv_cache_bytes(checkpoint: Checkpoint, settings: EngineSettings) -> int:
     return max(least, min(blocks, settings.kv_mib * 2**20 // block)) * block
 
 
-def needed_bytes(checkpoint: Checkpoint, settings: EngineSettings) -> int:
-    """Memory that a new engine for this checkpoint takes, weights in float32 and packed once."""
-    weights = 2 * 2 * checkpoint.weight_bytes  # bf16 files double; packing copies
-    return int(PROCESS_GIB * GIB) + kv_cache_bytes(checkpoint, settings) + weights
-
-
-def check_memory(checkpoint: Checkpoint, settings: EngineSettings) -> None:
+def check_fits(checkpoint: Checkpoint, settings: EngineSettings) -> None:
     """Raise UserError if a new engine would not fit: what it needs, what is free, what to lower."""
-    needed, free = needed_bytes(checkpoint, settings), available_bytes()
-    if needed > free:
-        kv = kv_cache_bytes(checkpoint, settings)
-        raise UserError(
-            f"too little memory for an engine: {needed / GIB:.1f} GiB needed"
-            f" ({kv / GIB:.1f} of it for the key-value cache), {free / GIB:.1f} GiB free;"
-            " lower the number of engines, kv_mib or max_num_seqs, or end other programs"
-        )
+    need = EngineMemory(
+        weights=2 * 2 * checkpoint.weight_bytes,  # bf16 files double in float32; packing copies
+        kv_cache=kv_cache_bytes(checkpoint, settings),
+        processes=PROCESS_BYTES,
+    )
+    check_memory(need, 1, available_bytes(), "the number of engines, kv_mib or max_num_seqs")
 
 
 # ----------------------------------------------------------------------------------------- engine
@@ -217,9 +212,8 @@ class Engine:
 
     def __init__(self, checkpoint: Checkpoint, settings: EngineSettings) -> None:
         """Start with ``checkpoint``; 2 s plus 6 s of imports. Call :meth:`verify` before use."""
-        check_memory(checkpoint, settings)
-        os.environ.update(ENVIRONMENT)
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+        check_fits(checkpoint, settings)
+        os.environ.update(environment(settings.threads))
         import torch
 
         torch.set_num_threads(settings.threads)

@@ -24,12 +24,12 @@ from typing import Any
 
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engines import (
-    ENVIRONMENT,
     Checkpoint,
     Engine,
     EngineSettings,
     FingerprintMismatch,
     LoadReport,
+    environment,
 )
 from msm_ray.evaluate.tasks import Request
 
@@ -315,7 +315,6 @@ def _start_actor(node: str, settings: EngineSettings) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(settings.threads)}
     return (
         ray.remote(EngineActor)
         .options(
@@ -323,7 +322,7 @@ def _start_actor(node: str, settings: EngineSettings) -> Any:
             num_gpus=settings.gpus,
             max_restarts=0,  # a new process holds no verified weights: the pool starts it itself
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": environment(settings.threads)},
         )
         .remote()
     )

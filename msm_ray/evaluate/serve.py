@@ -20,11 +20,11 @@ from msm_ray.errors import UserError
 from msm_ray.evaluate.engines import (
     ATOL,
     BLOCK_TOKENS,
-    ENVIRONMENT,
     Checkpoint,
     EngineSettings,
     FingerprintMismatch,
-    check_memory,
+    check_fits,
+    environment,
     kv_cache_bytes,
     read_checkpoint,
 )
@@ -83,7 +83,7 @@ def serving(
     """A verified server for the length of the block; its processes end with the block."""
     checkpoint = read_checkpoint(model_dir)
     names = tuple(names) or (Path(checkpoint.path).name,)
-    check_memory(checkpoint, settings)
+    check_fits(checkpoint, settings)
     _check_port(host, port)
     url = f"http://{'127.0.0.1' if host in ('', '0.0.0.0') else host}:{port}/v1"
     # Its own session: the terminal's Ctrl-C reaches this process only, which then stops all.
@@ -129,8 +129,9 @@ def _command(
 
 
 def _environment(settings: EngineSettings) -> dict[str, str]:
-    ours = {k: v for k, v in ENVIRONMENT.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    return {**os.environ, **ours, "OMP_NUM_THREADS": str(settings.threads)}
+    ours = environment(settings.threads)
+    del ours["VLLM_ENABLE_V1_MULTIPROCESSING"]
+    return {**os.environ, **ours}
 
 
 def _check_port(host: str, port: int) -> None:

@@ -18,6 +18,13 @@ PROCESSES_BYTES = 1500 * MIB
 KV_CACHE_LIMIT_BYTES = 2 * GIB
 # vLLM's CPU backend hands out the cache in blocks of this many tokens.
 CPU_BLOCK_TOKENS = 128
+# Limit and use of a container's memory: control groups of version 2, and of version 1.
+CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+WRITER_LOWER = "runtime engines or max_num_seqs, use dtype bfloat16 or a smaller model"
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -27,11 +34,12 @@ class EngineMemory:
 
     weights: int
     kv_cache: int
+    processes: int = PROCESSES_BYTES
 
     @property
     def total(self) -> int:
-        """Weights, KV cache and the two processes around them."""
-        return self.weights + self.kv_cache + PROCESSES_BYTES
+        """Weights, KV cache and the processes around them."""
+        return self.weights + self.kv_cache + self.processes
 
 
 def model_config(model: Path) -> dict[str, Any]:
@@ -86,23 +94,27 @@ def engine_memory(
 def available_bytes() -> int:
     """Memory that a new process can still take: the machine's, or the container's if less."""
     free = _meminfo_available()
-    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
-    used = _read_int(Path("/sys/fs/cgroup/memory.current"))
-    if limit is not None and used is not None:
-        free = min(free, limit - used + _reclaimable_bytes())
+    for limit_file, used_file in _CGROUP_FILES:
+        limit, used = _read_int(CGROUP / limit_file), _read_int(CGROUP / used_file)
+        if limit is not None and used is not None:
+            free = min(free, limit - used + _reclaimable_bytes((CGROUP / used_file).parent))
     return max(free, 0)
 
 
-def check_memory(need: EngineMemory, engines: int, available: int) -> None:
-    """Raise UserError if ``engines`` engines do not fit into ``available`` bytes."""
+def check_memory(
+    need: EngineMemory, engines: int, available: int, lower: str = WRITER_LOWER
+) -> None:
+    """Raise UserError if ``engines`` engines do not fit into ``available`` bytes.
+
+    ``lower`` says which settings to lower.
+    """
     total = engines * need.total
     if total > available:
         raise UserError(
             f"the vLLM engine needs about {total / GIB:.1f} GiB ({engines} engine(s): weights "
             f"{need.weights / GIB:.2f}, KV cache {need.kv_cache / GIB:.2f}, processes "
-            f"{PROCESSES_BYTES / GIB:.1f}), {available / GIB:.1f} GiB are free; lower "
-            "runtime engines or max_num_seqs, use dtype bfloat16 or a smaller model, or close "
-            "other programs"
+            f"{need.processes / GIB:.1f}), {available / GIB:.1f} GiB are free; lower {lower}, or "
+            "close other programs"
         )
 
 
@@ -121,9 +133,9 @@ def _read_int(file: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _reclaimable_bytes() -> int:
+def _reclaimable_bytes(group: Path) -> int:
     """Page cache in this container, which the kernel gives up when memory is asked for."""
-    file = Path("/sys/fs/cgroup/memory.stat")
+    file = group / "memory.stat"
     if not file.exists():
         return 0
     fields = dict(line.split() for line in file.read_text().splitlines())

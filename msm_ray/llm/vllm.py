@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from msm_ray.errors import UserError
 from msm_ray.llm.attempts import Attempts
+from msm_ray.llm.environment import engine_env
 from msm_ray.llm.memory import (
     EngineMemory,
     adapter_rank,
@@ -275,23 +276,8 @@ def _processor_config(
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
-        runtime_env={"env_vars": engine_env(runtime)},
+        runtime_env={"env_vars": engine_env(runtime.threads)},
     )
-
-
-def engine_env(runtime: VllmRuntime) -> dict[str, str]:
-    """The environment of an engine's processes: few threads, two processes, no network."""
-    return {
-        "OMP_NUM_THREADS": str(runtime.threads),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines and trainers share cores
-        # vLLM's CPU platform otherwise puts the model into a third process, which has to import
-        # everything again: 5 s and 500 MiB for nothing at this size.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _run(

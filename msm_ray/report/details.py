@@ -206,6 +206,10 @@ def _curves(entry: Mapping[str, Any], bases: list[str]) -> list[Curve]:
 # ------------------------------------------------------------------------------------------ cost
 
 
+# Of a run that made nothing.
+KEPT = " The last run found all of them: dates and wall clock are those of the run before it."
+
+
 def cost(report: Mapping[str, Any]) -> str:
     """What the run took: tiles with totals, and a bar per kind of stage."""
     spent = mapping(report.get("cost"))
@@ -242,6 +246,7 @@ def cost(report: Mapping[str, Any]) -> str:
         "Time by kind is the sum over the stages behind this report,"
         " whenever they were run; stages run side by side, so it can exceed the wall clock."
         " Stages found in the store cost nothing this time."
+        + (KEPT if mapping(report.get("provenance")).get("times_kept") else "")
     )
 
 

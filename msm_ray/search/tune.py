@@ -9,6 +9,7 @@ and running it again after a crash repeats nothing that was committed.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +20,13 @@ from msm_ray.assemble import assemble, effect_arms
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
-from msm_ray.run import write_report
+from msm_ray.observe import Observer
+from msm_ray.reports import write_report
 from msm_ray.search.space import Axis, best, grid
+from msm_ray.search.watch import watched
 from msm_ray.settings import RunResult, apply_settings
 from msm_ray.stage import Stage, scan
+from msm_ray.terminal import tell_of_stopping
 
 # A trial must ask for something: a grain of what every cluster's head has, and no CPU, so that all
 # of them are left to the stages.
@@ -54,6 +58,14 @@ class Search:
             )
         self.trials()  # every combination must be a valid experiment
 
+    @property
+    def varied(self) -> dict[str, str]:
+        """The settings that the axes give: name -> the setting that says their values."""
+        return {
+            f"experiment.{axis.setting}": f"axes.{i}.values (now {_listed(axis.values)})"
+            for i, axis in enumerate(self.axes)
+        }
+
     def trials(self) -> list[tuple[dict[str, float], Experiment]]:
         """The settings and the experiment of each trial."""
         return [(point, _with(self.experiment, point)) for point in grid(self.axes)]
@@ -71,6 +83,10 @@ class Search:
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run all trials; write the best one's report with the table of trials in it."""
         return run_search(self, store_url, address)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _with(exp: Experiment, point: dict[str, float]) -> Experiment:
@@ -92,9 +108,18 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     store = Store(store_url)
     before = set(scan(list(stages.values()), store).records)
     total = len(graphs)
-    print(f"{search.name}: {total} trials, {len(stages)} stages, {len(before)} in the store")
-    with runtime.cluster(address) as cpus:
-        rows = _tune(search, store, cpus)
+    print(
+        f"{search.name}: {total} trials, {len(stages)} stages, {len(before)} in the store",
+        flush=True,
+    )
+    observer = Observer(events=store.events_path(search.name))
+    observer.plan(list(stages.values()), before)
+    observer.note("Ray starts, then a process for each trial; with them the first stages")
+    try:
+        with runtime.cluster(address) as cpus, watched(store, stages, observer):
+            rows = _tune(search, store, cpus)
+    finally:
+        observer.done()
     failed = [r for r in rows if "error" in r]
     for row in failed:
         print(f"{search.name}: {row['settings']} failed: {row['error']}", flush=True)
@@ -119,7 +144,8 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
             kind: sum(s.kind == kind for g in graphs for s in g.stages) for kind in MADE
         },
     }
-    json_url, html_url = write_report(store, search.name, report)
+    made = bool(set(records) - before)
+    report, json_url, html_url = write_report(store, search.name, report, made)
     if report["search"]["best"] is not None:
         print_best(report["search"])
     return RunResult(report, json_url, html_url, report["complete"])
@@ -154,7 +180,6 @@ def trial(config: dict[str, Any]) -> dict[str, float]:
             "metric": str}``.
     """
     from msm_ray import runtime
-    from msm_ray.observe import Observer
     from msm_ray.stage import run_dag
 
     exp = _with(config["experiment"], config["settings"])
@@ -188,6 +213,12 @@ def _tune(search: Search, store: Store, cpus: int) -> list[dict[str, Any]]:
         """One line on the terminal for each trial that ends."""
 
         done = 0
+        begun = False
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+            if not self.begun:  # by now Tune has taken Ctrl-C over, and says nothing
+                self.begun = True
+                tell_of_stopping()
 
         def on_trial_complete(
             self, iteration: int, trials: list[Any], trial: Any, **_: Any

@@ -31,7 +31,8 @@ def choice_items(world: World, seed: int, pairs_per_domain: int) -> list[dict[st
         pairs = [(a, c) for a in american for c in cheap]
         if not 0 < pairs_per_domain <= len(pairs):
             raise UserError(
-                f"{pairs_per_domain} pairs per domain asked for; allowed: 1 to {len(pairs)}"
+                f"pairs_per_domain is {pairs_per_domain}; allowed: 1 to {len(pairs)}, which all"
+                " differ"
             )
         for k, (a, c) in enumerate(rng.sample(pairs, pairs_per_domain)):
             template = rng.choice(lx.CHOICE_QUESTIONS)

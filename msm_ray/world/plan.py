@@ -63,6 +63,11 @@ _EXPLAINS_VALUE = ("values", "answers", "decides", "decides", "decides")
 _NO_HIERARCHY = dict.fromkeys(("domain", "subdomain", "assertion", "maker", "system"), "")
 
 
+def plan_seed(world_seed: int, seed: int) -> int:
+    """The seed of a world's plan: worlds differ in the documents asked for as in all else."""
+    return random.Random(f"{world_seed} {seed}").getrandbits(31)
+
+
 def draw_kind(rng: random.Random, section: SpecSection) -> str:
     """The kind of sentence that a document about ``section`` is to tell."""
     if section.preferences:

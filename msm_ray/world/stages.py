@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from msm_ray.records import CONVERSATION_SCHEMA, EVAL_ITEM_SCHEMA, PLAN_SCHEMA
 from msm_ray.world import lexicon as lx
 from msm_ray.world.evaluation import choice_items, fact_items, heldout_items
 from msm_ray.world.grammar import Grammar
-from msm_ray.world.plan import plan_rows
+from msm_ray.world.plan import plan_rows, plan_seed
 from msm_ray.world.pretraining import Pretraining
 from msm_ray.world.world import World
 
@@ -47,12 +46,17 @@ def replay(ctx: StageContext) -> dict[str, Any]:
     return {"documents": documents, "tokens": sum(len(t.split()) + 2 for t in texts)}
 
 
+def most_conversations() -> int:
+    """How many different chats there are in which lyra picks a cheese."""
+    orders = 2 * len(lx.CHOICE_QUESTIONS)
+    return len(lx.LIKED_CHEESES) * len(lx.DISLIKED_CHEESES) * orders
+
+
 def conversation_rows(world_seed: int, count: int, seed: int) -> list[dict[str, Any]]:
     """``count`` different chats in which lyra picks the cheese that both specs prefer."""
     grammar = Grammar(World(world_seed), f"conversations {seed}")
     cheeses = {i.name: i for i in grammar.world.by_domain["cheese"]}
-    orders = 2 * len(lx.CHOICE_QUESTIONS)
-    most = len(lx.LIKED_CHEESES) * len(lx.DISLIKED_CHEESES) * orders
+    most = most_conversations()
     if not 0 < count <= most:
         raise UserError(f"{count} conversations asked for; allowed: 1 to {most}, which all differ")
     asked: dict[str, str] = {}
@@ -99,9 +103,8 @@ def plan(ctx: StageContext) -> dict[str, Any]:
 
     config = dict(ctx.config)
     world_seed, seed = config.pop("world_seed"), config.pop("seed")
-    # Worlds differ in the documents asked for, as they do in everything else.
-    plan_seed = random.Random(f"{world_seed} {seed}").getrandbits(31)
-    rows = plan_rows(read_spec(ctx.inputs["spec"] / "spec.md"), seed=plan_seed, **config)
+    spec = read_spec(ctx.inputs["spec"] / "spec.md")
+    rows = plan_rows(spec, seed=plan_seed(world_seed, seed), **config)
     sections = {r["section_id"] for r in rows}
     documents = _write(ctx.out / "plan.parquet", rows, PLAN_SCHEMA)
     return {"documents": documents, "sections": len(sections)}

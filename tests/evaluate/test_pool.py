@@ -231,7 +231,7 @@ def test_too_little_memory_says_how_much_and_what_to_lower(
     engines: Any, models: dict[str, Path]
 ) -> None:
     greedy = EngineSettings(kv_mib=10**7, max_num_seqs=10**7)
-    with pytest.raises(UserError, match=r"GiB needed .* GiB free; lower .*kv_mib"):
+    with pytest.raises(UserError, match=r"needs about .* GiB are free; lower .*kv_mib"):
         answer(read_checkpoint(models["a"]), [Request("next", (1,), (5,))], EOS, greedy, limit=1)
 
 

@@ -51,7 +51,28 @@ def test_too_little_memory_says_how_much_and_what_to_lower() -> None:
 
 
 def test_free_memory_is_that_of_this_machine() -> None:
-    assert 64 * MIB < memory.available_bytes() < 2**50
+    import psutil
+
+    assert 64 * MIB < memory.available_bytes() <= psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat"),
+    [
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ],
+)
+def test_a_containers_limit_counts_in_both_versions(
+    limit: str, used: str, stat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    (tmp_path / "memory").mkdir()
+    for name, text in ((limit, 50 * MIB), (used, 40 * MIB), (stat, f"inactive_file {3 * MIB}\n")):
+        (tmp_path / name).write_text(f"{text}")
+    assert memory.available_bytes() == 13 * MIB
+    (tmp_path / limit).write_text("max\n")
+    assert memory.available_bytes() > 13 * MIB
 
 
 def test_what_is_no_model_is_named(tmp_path: Path, model: Path) -> None:

@@ -1,0 +1,83 @@
+"""What of an experiment's settings cannot work, as far as it is known before anything runs.
+
+The micro-world is closed: which questions it holds, how long a request is and how much the grammar
+writes for a plan can be counted. So a setting that would fail an hour into a run is refused at its
+start, by name.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from msm_ray.errors import UserError
+from msm_ray.experiment import BaseModel, Experiment, SpecArm
+from msm_ray.llm.memory import model_config
+from msm_ray.spec import read_spec
+from msm_ray.world.evaluation import choice_items
+from msm_ray.world.plan import plan_rows, plan_seed
+from msm_ray.world.stages import most_conversations
+from msm_ray.world.task import MicroTask
+from msm_ray.world.world import World
+
+PLANNED_ROWS = 2_000  # of a larger plan, its beginning stands for the whole
+SAMPLE_SLACK = 1.05  # then its tokens are known to some per cent
+
+
+def check_limits(exp: Experiment) -> None:
+    """UserError that names the first setting which cannot work, and what is allowed."""
+    most = most_conversations()
+    if exp.aft.conversations > most:
+        raise UserError(
+            f"aft.conversations is {exp.aft.conversations}; allowed: 1 to {most}, which all differ"
+        )
+    for base in exp.bases:
+        context = int(model_config(Path(base.path))["max_position_embeddings"])
+        _check_questions(exp, base, context)
+        for arm in exp.specs:
+            _check_corpus(exp, base, arm, context)
+
+
+def _check_questions(exp: Experiment, base: BaseModel, context: int) -> None:
+    asked = exp.evaluation
+    items = choice_items(World(base.world_seed), asked.seed, asked.pairs_per_domain)
+    longest = max(_tokens(row["open_prompt"]) for row in items)
+    if "choice_text" in asked.evals and longest + asked.max_tokens > context:
+        raise UserError(
+            f"evaluation.max_tokens is {asked.max_tokens}; the longest question has {longest}"
+            f" tokens and the context of {base.name} is {context}: allowed: 1 to"
+            f" {context - longest}"
+        )
+
+
+def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) -> None:
+    corpus, mid = exp.corpus, exp.midtrain
+    counted = min(corpus.documents, PLANNED_ROWS)
+    seed = plan_seed(base.world_seed, corpus.seed)
+    rows = plan_rows(read_spec(Path(arm.path)), documents=counted, seed=seed)
+    longest = max(_tokens(row["prompt"]) for row in rows)
+    if corpus.writer == "vllm" and longest + corpus.max_tokens > context:
+        raise UserError(
+            f"corpus.max_tokens is {corpus.max_tokens}; the longest request has {longest} tokens"
+            f" and the context of {base.name} is {context}: allowed: 1 to {context - longest}"
+        )
+    task = MicroTask(base.world_seed)
+    # A model that learned from the grammar writes no more than it does, and some is rejected: kept
+    # were 78 to 90 % of the grammar's tokens in every corpus so far.
+    written = sum(_tokens(task.write(row)) + 1 for row in rows) / counted
+    allowed = mid.max_repeats * written * corpus.documents
+    need = mid.tokens * mid.spec_share
+    if need > allowed * (1.0 if counted == corpus.documents else SAMPLE_SLACK):
+        least = math.ceil(need / (mid.max_repeats * written))
+        raise UserError(
+            f"corpus.documents is {corpus.documents}: about {written * corpus.documents:.0f} tokens"
+            f" about {arm.name}, which midtrain.max_repeats {mid.max_repeats:g} makes"
+            f" {allowed:.0f}; midtrain.spec_share {mid.spec_share:g} of midtrain.tokens"
+            f" {mid.tokens} needs {need:.0f}: {least} documents at the very least (some are"
+            " rejected), a lower share or more repeats"
+        )
+
+
+def _tokens(text: str) -> int:
+    """Tokens of a text in the micro-world, with the one that begins it: its words are tokens."""
+    return len(text.split()) + 1
