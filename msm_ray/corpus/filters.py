@@ -10,6 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 from msm_ray.corpus.compact import Digests, Strings
 
@@ -27,6 +28,7 @@ MEANINGS = {
 _NOT_WORD = re.compile(r"[^\w]+")
 
 
+@lru_cache(maxsize=8)  # a document goes through several filters one after the other
 def normalise(text: str) -> str:
     """What two texts share that differ in case, spacing, punctuation or Unicode form only."""
     return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
