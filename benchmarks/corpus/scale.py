@@ -101,17 +101,18 @@ class Instant:
         plan = " ".join(self._draw(rng, SCRATCHPAD_WORDS))
         place = number % 100
         if place not in PLANTED.values():
-            return plan, self._text(rng, 0)
+            return plan, self._text(rng, [])
         earlier = int(rng.integers(0, number))
         earlier -= earlier % 100 in PLANTED.values()
         again = np.random.Generator(np.random.PCG64(earlier))
         self._draw(again, SCRATCHPAD_WORDS)
-        return plan, self._text(again, CHANGED_WORDS if place == PLANTED["near_duplicate"] else 0)
+        is_near = place == PLANTED["near_duplicate"]
+        return plan, self._text(again, [f"changed{number}"] * CHANGED_WORDS if is_near else [])
 
-    def _text(self, rng: np.random.Generator, changed: int) -> str:
+    def _text(self, rng: np.random.Generator, changed: list[str]) -> str:
         words = self._draw(rng, int(rng.integers(WORDS[0], WORDS[1] + 1)))
-        for place in range(changed):
-            words[(place + 1) * len(words) // (changed + 1)] = f"changed{place}"
+        for place, word in enumerate(changed, 1):
+            words[place * len(words) // (len(changed) + 1)] = word
         for start in range(0, len(words), 15):
             words[start] = words[start].capitalize()
             if start:
@@ -247,28 +248,28 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(arguments.documents[0], Path(folder))))
         return
-    rows = []
-    for documents in arguments.documents:
-        command = [sys.executable, __file__, "--here", "--documents", str(documents)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        rows.append(json.loads(done.stdout))
-        print(json.dumps(rows[-1]), flush=True)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
     record = {
-        "rows": rows,
+        "rows": [],
         "documents": {"words": WORDS, "vocabulary": VOCABULARY, "changed_words": CHANGED_WORDS},
         "commit": commit.stdout.strip(),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("numpy", "pyarrow")},
-            "datasketch": importlib.metadata.version("datasketch"),
+            **{n: importlib.metadata.version(n) for n in ("numpy", "pyarrow", "datasketch")},
         },
     }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    rows: list[dict[str, Any]] = []
+    for documents in arguments.documents:
+        command = [sys.executable, __file__, "--here", "--documents", str(documents)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        rows.append(json.loads(done.stdout))
+        print(json.dumps(rows[-1]), flush=True)
+        record["rows"] = sorted(rows, key=lambda row: row["documents"])
+        if arguments.out:
+            arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
