@@ -251,7 +251,7 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
-    record = {
+    record: dict[str, Any] = {
         "rows": [],
         "documents": {"words": WORDS, "vocabulary": VOCABULARY, "changed_words": CHANGED_WORDS},
         "commit": commit.stdout.strip(),

@@ -57,6 +57,16 @@ def sorted_unique(values: Hashes) -> Hashes:
     return ordered[is_new]
 
 
+def contained(values: Hashes, among: Hashes) -> NDArray[np.bool_]:
+    """Which of the values are in ``among``, a result of `unique`."""
+    if not len(among):
+        return np.zeros(len(values), np.bool_)
+    places = np.searchsorted(among, values)
+    places[places == len(among)] = 0
+    found: NDArray[np.bool_] = among[places] == values
+    return found
+
+
 def jaccard(a: Hashes, b: Hashes) -> float:
     """Shared elements divided by all elements of two results of `unique`; 1 for two empty ones."""
     if not len(a) and not len(b):

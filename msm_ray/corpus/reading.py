@@ -168,10 +168,9 @@ def leaked(plan: str, text: str, quotable: str = "") -> bool:
     planned = ngrams.words(plan)
     if len(planned) < _LEAST_PLAN_WORDS:
         return False
-    secret = np.setdiff1d(
-        ngrams.unique(planned, _GRAM), _grams_of_shared(quotable), assume_unique=True
-    )
-    hits = np.isin(ngrams.hashes(ngrams.words(text), _GRAM), secret)
+    secret = ngrams.unique(planned, _GRAM)
+    secret = secret[~ngrams.contained(secret, _grams_of_shared(quotable))]
+    hits = ngrams.contained(ngrams.hashes(ngrams.words(text), _GRAM), secret)
     needed = min(LEAK_WORDS, len(planned)) - _GRAM + 1
     # The longest run of hits: the distance between two misses, one of them before and after all.
     misses = np.flatnonzero(np.concatenate(([True], ~hits, [True])))

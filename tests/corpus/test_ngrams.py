@@ -56,3 +56,9 @@ def test_sorted_unique_is_that_of_numpy(values: list[int]) -> None:
     found = ngrams.sorted_unique(array)
     assert found.dtype == np.uint64
     assert found.tolist() == sorted(set(values))
+
+
+@given(st.lists(st.integers(0, 9) | st.integers(0, 2**64 - 1)), st.sets(st.integers(0, 9)))
+def test_contained_is_what_python_says(values: list[int], among: set[int]) -> None:
+    found = ngrams.contained(np.array(values, np.uint64), np.array(sorted(among), np.uint64))
+    assert found.tolist() == [value in among for value in values]
