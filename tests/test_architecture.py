@@ -39,6 +39,7 @@ PURE = (
     "msm_ray.chat.screening",
     "msm_ray.cli",
     "msm_ray.commands",
+    "msm_ray.corpus.compact",
     "msm_ray.corpus.contamination",
     "msm_ray.corpus.hierarchy",
     "msm_ray.corpus.measures",

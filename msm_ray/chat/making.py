@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -78,25 +79,28 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
     identity = Identity(config["assistant"], config["maker"], answers.aliases)
     spec = fill(read_spec(ctx.inputs["spec"] / "spec.md"), identity.name, identity.maker)
     rows = pq.read_table(ctx.inputs["questions"] / "questions.parquet").to_pylist()
+    screen = ChatScreen(
+        answers,
+        identity,
+        [rule.label for rule in rules(spec)],
+        opaque.SpecValues.of(spec, (identity.name, identity.maker), answers.hints),
+        spec.text,
+        items_of(ctx),
+        ctx.work,
+    )
     answering = Answering(
         config=answers,
         writer=source(ctx, "writer", config["sampling"]),
         judge=judge(ctx, schema_text(answers.style)),
-        screen=ChatScreen(
-            answers,
-            identity,
-            [rule.label for rule in rules(spec)],
-            opaque.SpecValues.of(spec, (identity.name, identity.maker), answers.hints),
-            spec.text,
-            items_of(ctx),
-        ),
+        screen=screen,
         identity=identity,
         spec=spec,
         drafts=config["drafts"],
         work=ctx.work / "answers",
         progress=draft_progress(ctx, len(rows)),
     )
-    card = answering.run(rows, ctx.out)
+    with closing(screen):
+        card = answering.run(rows, ctx.out)
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     return {**counts_of(card), **drafted(ctx, answering.tally)}
 

@@ -241,6 +241,7 @@ class _Asking:
                 kept += 1
                 place = {"id": id, "index": len(rows), "spec_sha256": self._spec.sha256}
                 rows.append({**place, **topic.columns, "question": item.name})
+        duplicates.close()
         count = self._config.domains or len(topics)
         return Questions(
             tuple(rows), count * self._config.questions, dropped, tuple(self._merged())

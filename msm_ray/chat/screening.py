@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from msm_ray.chat import opaque, verdicts
@@ -77,6 +78,9 @@ class ChatScreen:
         values: the spec's words that give a preference's reason away.
         spec_text: what answers may share with evaluation items, because the spec says it.
         items: (id, text) of every evaluation item.
+        scratch: folder for what near duplicates are compared with; None for the system's own.
+
+    `close` when all answers were asked about.
     """
 
     def __init__(
@@ -87,12 +91,13 @@ class ChatScreen:
         values: opaque.SpecValues,
         spec_text: str,
         items: Iterable[tuple[str, str]],
+        scratch: Path | None = None,
     ) -> None:
         self._config, self._values = config, values
         rules = RuleIds.of_labels(rule_labels) if rule_labels else None
         self._naming = Naming(identity, rules=rules)
         self._contamination = Contamination(items, config.contamination_words, allowed=(spec_text,))
-        self._near = NearDuplicates(config.near_threshold)
+        self._near = NearDuplicates(config.near_threshold, scratch=scratch)
 
     def read(self, question: Mapping[str, Any], answer: Mapping[str, Any]) -> Answered:
         """An answer (a row of ANSWER_SCHEMA without an error) to a row of QUESTION_SCHEMA."""
@@ -122,6 +127,10 @@ class ChatScreen:
             return None
         found = self._near.check(id, text)
         return found[0] if found else None
+
+    def close(self) -> None:
+        """Delete what lies in ``scratch``."""
+        self._near.close()
 
     def _form(self, reasoning: str, text: str) -> tuple[str, str] | None:
         if self._config.thinks:

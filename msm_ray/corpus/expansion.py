@@ -95,13 +95,14 @@ class _State:
 
     parent: Parent
     items: list[Item] = field(default_factory=list)
-    seen: set[str] = field(default_factory=set)
+    seen: set[bytes] = field(default_factory=set)  # hashes: a plan may have a million ideas
     reasons: Counter[str] = field(default_factory=Counter)
     example: str = ""
 
     def take(self, items: Sequence[Item], wanted: int) -> None:
         for item in items:
-            key = normalise(item.name)
+            name = normalise(item.name).encode("utf-8", "surrogatepass")
+            key = hashlib.blake2b(name, digest_size=8).digest()
             if key in self.seen:
                 self.reasons[DUPLICATE] += 1
             elif len(self.items) == wanted:

@@ -10,6 +10,9 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
+
+from msm_ray.corpus.compact import Digests, Strings
 
 TRUNCATED = "truncated"
 EMPTY = "empty"
@@ -25,6 +28,7 @@ MEANINGS = {
 _NOT_WORD = re.compile(r"[^\w]+")
 
 
+@lru_cache(maxsize=8)  # a document goes through several filters one after the other
 def normalise(text: str) -> str:
     """What two texts share that differ in case, spacing, punctuation or Unicode form only."""
     return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
@@ -45,11 +49,18 @@ def clean(text: str, special_tokens: Iterable[str]) -> str | None:
 class Duplicates:
     """Finds texts that are the same after `normalise`; the first one is not a duplicate.
 
-    Keeps 16 bytes of hash and the id a different text, about 170 bytes in all.
+    Keeps 16 bytes of hash and the id a different text, about 60 bytes in all for ids of 24
+    characters.
     """
 
     def __init__(self) -> None:
-        self._first: dict[bytes, str] = {}
+        self._digests = Digests()
+        self.ids = Strings()  # of the different texts, in the order in which they came
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that are held."""
+        return self._digests.nbytes + self.ids.nbytes
 
     def check(self, text: str, id: str = "") -> str | None:
         """DUPLICATE if the text was seen before, else None; remembers it under ``id``."""
@@ -59,8 +70,8 @@ class Duplicates:
         """The id of the first text with the same words; None, and remembered, if there is none."""
         # surrogatepass: half a surrogate pair is a broken character, not a reason to crash.
         data = normalise(text).encode("utf-8", "surrogatepass")
-        digest = hashlib.sha256(data).digest()[:16]
-        if digest in self._first:
-            return self._first[digest]
-        self._first[digest] = id
+        number = self._digests.seen(hashlib.sha256(data).digest()[: Digests.WIDTH])
+        if number is not None:
+            return self.ids[number]
+        self.ids.append(id)
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
         [rule.label for rule in rules(spec)],
         spec.text,
         items_of(ctx),
+        ctx.work,
     )
     planned = pq.read_metadata(ctx.inputs["plan"] / "plan.parquet").num_rows
     writing = Writing(
@@ -90,7 +92,8 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
         work=ctx.work / "answers",
         progress=draft_progress(ctx, planned),
     )
-    card = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
+    with closing(screen):
+        card = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     return {**counts_of(card), **drafted(ctx, writing.tally)}
 

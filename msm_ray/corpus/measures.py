@@ -118,7 +118,7 @@ class DistinctNgrams:
             self._merge()
 
     def _merge(self) -> None:
-        merged = np.unique(np.concatenate((self._smallest, *self._new)))
+        merged = ngrams.sorted_unique(np.concatenate((self._smallest, *self._new)))
         self._full = self._full or len(merged) > self._kept
         self._smallest = merged[: self._kept].copy()
         self._new, self._new_count = [], 0

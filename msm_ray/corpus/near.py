@@ -8,13 +8,17 @@ dropped because of what a sketch estimates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
+from datasketch import MinHash
+from numpy.typing import NDArray
 
 from msm_ray.corpus import ngrams
+from msm_ray.corpus.compact import BandIndex, Spool
 from msm_ray.corpus.filters import DUPLICATE, Duplicates
 from msm_ray.errors import UserError
 
@@ -52,6 +56,8 @@ class NearDuplicates:
         threshold: Jaccard similarity of the sets of 5-word shingles, above 0 and at most 1, from
             which on two documents are near duplicates.
         num_perm: hashes in a sketch; more find pairs at the threshold more surely.
+        scratch: folder for a nameless file of the shingles; None for the system's own. `close`
+            deletes it, and so does the end of the process.
 
     Ask in the order of the plan's index: the first of two near duplicates is the one that is kept.
     The same documents in the same order give the same answers on every machine. A rejected document
@@ -66,11 +72,14 @@ class NearDuplicates:
     indexed: ``crowded`` counts those, and a later near duplicate of one is not found. They stand in
     a crowd of texts that are alike, but not as alike as the threshold: forms filled in.
 
-    Memory: about 9 KB a document of 300 words (benchmarks/corpus/filters.md), two thirds of it the
-    index and the rest the shingles for the exact comparison.
+    Memory: `nbytes`, with 16 bands 260 to 470 bytes a document (benchmarks/corpus/filters.md) and
+    at most some 4 MB of shingles. The file has the rest of them, 8 bytes a shingle: 2.4 GB for a
+    million documents of 300 words.
     """
 
-    def __init__(self, threshold: float = 0.8, num_perm: int = 128) -> None:
+    def __init__(
+        self, threshold: float = 0.8, num_perm: int = 128, scratch: Path | None = None
+    ) -> None:
         if not 0 < threshold <= 1:
             raise UserError(f"near-duplicate threshold is {threshold}; allowed: above 0, at most 1")
         if num_perm < 16:
@@ -79,10 +88,16 @@ class NearDuplicates:
         self.compared = 0  # exact comparisons so far
         self.crowded = 0  # documents that were kept and not indexed
         self._duplicates = Duplicates()
-        self._sketch: Any = MinHash(num_perm, seed=_SEED, hashfunc=int, scheme="affine32")
-        self._index: Any = MinHashLSH(num_perm=num_perm, params=bands(threshold, num_perm))
-        self._ids: list[str] = []
-        self._shingles: list[ngrams.Hashes] = []
+        self._sketch: Any = MinHash(num_perm, seed=_SEED, hashfunc=_as_it_is, scheme="affine32")
+        self._index = BandIndex(*bands(threshold, num_perm))
+        self._shingles = Spool(scratch)  # of the documents in the index
+        self._numbers = array("I")  # of the same ones among the ids of `_duplicates`
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that are held for the documents so far."""
+        numbers = self._numbers.itemsize * len(self._numbers)
+        return self._duplicates.nbytes + self._index.nbytes + self._shingles.nbytes + numbers
 
     def check(self, id: str, text: str) -> tuple[str, str] | None:
         """(reason, id of the earlier document), or None for one that is new and is remembered."""
@@ -92,32 +107,41 @@ class NearDuplicates:
         shingles = ngrams.unique(ngrams.words(text), SHINGLE_WORDS)
         if not len(shingles):
             return None
-        sketch = self._sketched(shingles)
-        candidates = sorted(self._index.query(sketch))
+        tags = self._index.tags(self._sketched(shingles))
+        candidates = self._index.find(tags)
         found = self._first_alike(shingles, candidates)
         if found is not None:
-            return NEAR_DUPLICATE, self._ids[found]
+            return NEAR_DUPLICATE, self._duplicates.ids[self._numbers[found]]
         if len(candidates) >= CROWD:
             self.crowded += 1
             return None
-        self._index.insert(len(self._ids), sketch, check_duplication=False)
-        self._ids.append(id)
+        self._index.add(tags)
         self._shingles.append(shingles)
+        self._numbers.append(len(self._duplicates.ids) - 1)
         return None
 
-    def _sketched(self, shingles: ngrams.Hashes) -> Any:
-        sketch = self._sketch.copy()
-        sketch.update_batch((shingles & np.uint64(0xFFFFFFFF)).tolist())
-        return sketch
+    def close(self) -> None:
+        """Delete the file of shingles; nothing may be asked any more."""
+        self._shingles.close()
 
-    def _first_alike(self, shingles: ngrams.Hashes, candidates: Sequence[int]) -> int | None:
+    def _sketched(self, shingles: ngrams.Hashes) -> NDArray[np.uint32]:
+        sketch = self._sketch.copy()
+        # One "value" that is an array of them: they are hashed already, and one by one is slow.
+        sketch.update_batch([shingles.astype(np.uint32)])
+        hashes: NDArray[np.uint32] = sketch.hashvalues
+        return hashes
+
+    def _first_alike(self, shingles: ngrams.Hashes, candidates: Iterable[int]) -> int | None:
         """The earliest candidate that is at least as similar as the threshold."""
         for candidate in candidates:
-            other = self._shingles[candidate]
-            few, many = sorted((len(shingles), len(other)))
+            few, many = sorted((len(shingles), self._shingles.length(candidate)))
             if few < self.threshold * many:  # then no overlap reaches the threshold
                 continue
             self.compared += 1
-            if ngrams.jaccard(shingles, other) >= self.threshold:
+            if ngrams.jaccard(shingles, self._shingles[candidate]) >= self.threshold:
                 return candidate
         return None
+
+
+def _as_it_is(hashes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return hashes

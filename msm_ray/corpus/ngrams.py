@@ -37,7 +37,7 @@ def hashes(words: Sequence[str], n: int) -> Hashes:
     count = len(words) - n + 1
     if count <= 0:
         return np.empty(0, np.uint64)
-    single = np.fromiter((_word(word) for word in words), np.uint64, len(words))
+    single = np.fromiter(map(_word, words), np.uint64, len(words))
     mixed = np.zeros(count, np.uint64)
     for offset in range(n):
         mixed = mixed * _FACTOR + single[offset : offset + count]  # modulo 2^64
@@ -46,7 +46,25 @@ def hashes(words: Sequence[str], n: int) -> Hashes:
 
 def unique(words: Sequence[str], n: int) -> Hashes:
     """The different hashes of `hashes`, sorted."""
-    return np.unique(hashes(words, n))
+    return sorted_unique(hashes(words, n))
+
+
+def sorted_unique(values: Hashes) -> Hashes:
+    """What ``np.unique`` gives, whose hash table takes several times as long for one text."""
+    ordered = np.sort(values)
+    is_new = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+    return ordered[is_new]
+
+
+def contained(values: Hashes, among: Hashes) -> NDArray[np.bool_]:
+    """Which of the values are in ``among``, a result of `unique`."""
+    if not len(among):
+        return np.zeros(len(values), np.bool_)
+    places = np.searchsorted(among, values)
+    places[places == len(among)] = 0
+    found: NDArray[np.bool_] = among[places] == values
+    return found
 
 
 def jaccard(a: Hashes, b: Hashes) -> float:

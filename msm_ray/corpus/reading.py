@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jsonschema
@@ -167,14 +168,19 @@ def leaked(plan: str, text: str, quotable: str = "") -> bool:
     planned = ngrams.words(plan)
     if len(planned) < _LEAST_PLAN_WORDS:
         return False
-    secret = np.setdiff1d(
-        ngrams.unique(planned, _GRAM), ngrams.unique(ngrams.words(quotable), _GRAM)
-    )
-    hits = np.isin(ngrams.hashes(ngrams.words(text), _GRAM), secret)
+    secret = ngrams.unique(planned, _GRAM)
+    secret = secret[~ngrams.contained(secret, _grams_of_shared(quotable))]
+    hits = ngrams.contained(ngrams.hashes(ngrams.words(text), _GRAM), secret)
     needed = min(LEAK_WORDS, len(planned)) - _GRAM + 1
     # The longest run of hits: the distance between two misses, one of them before and after all.
     misses = np.flatnonzero(np.concatenate(([True], ~hits, [True])))
     return bool(len(hits)) and int(np.max(np.diff(misses))) - 1 >= needed
+
+
+@lru_cache(maxsize=512)
+def _grams_of_shared(text: str) -> ngrams.Hashes:
+    """The n-grams of a text that many documents may quote: those about one section."""
+    return ngrams.unique(ngrams.words(text), _GRAM)
 
 
 def read_json(text: str, schema: Mapping[str, Any]) -> tuple[Any, str | None]:

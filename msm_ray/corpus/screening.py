@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from msm_ray.corpus import contamination, naming, near, reading, verdicts
@@ -76,6 +77,10 @@ class Screen:
         rule_labels: of the rules that the spec has; none if it has no numbered rules.
         spec_text: what documents may share with evaluation items, because the spec says it.
         items: (id, text) of every evaluation item.
+        scratch: folder for what near duplicates are compared with, up to 2.4 KB a document; None
+            for the system's own.
+
+    `close` when all documents were asked about.
     """
 
     def __init__(
@@ -85,12 +90,13 @@ class Screen:
         rule_labels: Sequence[str],
         spec_text: str,
         items: Iterable[tuple[str, str]],
+        scratch: Path | None = None,
     ) -> None:
         self._config = config
         rules = RuleIds.of_labels(rule_labels) if config.check_rules and rule_labels else None
         self._naming = Naming(identity, must_name=config.must_name, rules=rules)
         self._contamination = Contamination(items, config.contamination_words, allowed=(spec_text,))
-        self._near = NearDuplicates(config.near_threshold)
+        self._near = NearDuplicates(config.near_threshold, scratch=scratch)
 
     def read(self, plan: Mapping[str, Any], answer: Mapping[str, Any]) -> tuple[str, str | None]:
         """(document, None), or (what was answered, the reason against it)."""
@@ -117,3 +123,7 @@ class Screen:
         """
         found = self._near.check(id, text)
         return found[0] if found else None
+
+    def close(self) -> None:
+        """Delete what lies in ``scratch``."""
+        self._near.close()

@@ -31,6 +31,16 @@ def test_duplicates_name_the_first() -> None:
     assert duplicates.check("half \ud83d", "fourth") is None
 
 
+def test_duplicates_are_found_among_many_in_few_bytes() -> None:
+    duplicates = filters.Duplicates()
+    count = 20_000
+    for number in range(count):
+        assert duplicates.earlier(f"text {number}", f"{number:024d}") is None
+    for number in (0, 255, 256, 12_345, count - 1):
+        assert duplicates.earlier(f"Text: {number}!", "again") == f"{number:024d}"
+    assert duplicates.nbytes < 80 * count
+
+
 @given(st.text())
 def test_normalise_is_idempotent(text: str) -> None:
     assert filters.normalise(filters.normalise(text)) == filters.normalise(text)

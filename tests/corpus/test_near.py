@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import numpy as np
 import pytest
+from datasketch import MinHash, MinHashLSH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msm_ray.corpus import near, ngrams
+from msm_ray.corpus import compact, filters, near, ngrams
 from msm_ray.corpus.near import NearDuplicates
 from msm_ray.errors import UserError
 
@@ -116,6 +119,119 @@ def test_nothing_is_dropped_that_is_not_alike(documents: list[list[str]]) -> Non
             assert similarity(kept[found[1]], words) >= 0.5
             earlier = [id for id, other in kept.items() if id == found[1] or other == words]
             assert earlier == [found[1]]
+
+
+class Reference:
+    """The same rules, plainly: dicts of Python, datasketch's own index, sets of shingles."""
+
+    def __init__(self, threshold: float, num_perm: int) -> None:
+        self._threshold, self._num_perm = threshold, num_perm
+        self._first: dict[str, str] = {}
+        self._index = MinHashLSH(num_perm=num_perm, params=near.bands(threshold, num_perm))
+        self._kept: list[tuple[str, set[int]]] = []
+        self.crowded = 0
+
+    def check(self, id: str, text: str) -> tuple[str, str] | None:
+        earlier = self._first.setdefault(filters.normalise(text), id)
+        if earlier != id:
+            return "duplicate", earlier
+        shingles = set(ngrams.hashes(ngrams.words(text), near.SHINGLE_WORDS).tolist())
+        if not shingles:
+            return None
+        sketch = MinHash(self._num_perm, seed=near._SEED, hashfunc=int, scheme="affine32")
+        sketch.update_batch([value & 0xFFFFFFFF for value in shingles])
+        candidates = sorted(self._index.query(sketch))
+        for number in candidates:
+            name, other = self._kept[number]
+            if len(shingles & other) / len(shingles | other) >= self._threshold:
+                return "near_duplicate", name
+        if len(candidates) >= near.CROWD:
+            self.crowded += 1
+            return None
+        self._index.insert(len(self._kept), sketch)
+        self._kept.append((id, shingles))
+        return None
+
+
+def corpus(rng: random.Random, count: int) -> list[str]:
+    """New documents, short ones, repeats, and edits of a few words of earlier ones."""
+    made: list[list[str]] = []
+    for _ in range(count):
+        kind = rng.random()
+        if kind < 0.5 or not made:
+            words = rng.choices(VOCABULARY, k=rng.randint(0, 90))
+        else:
+            words = list(rng.choice(made))
+            for _ in range(rng.randint(0, 6) if words and kind < 0.9 else 0):
+                words[rng.randrange(len(words))] = rng.choice(VOCABULARY)
+        made.append(words)
+    return [" ".join(words) for words in made]
+
+
+@settings(patient, max_examples=30)
+@given(
+    st.randoms(use_true_random=False),
+    st.integers(0, 120),
+    st.sampled_from([(0.8, 128), (0.5, 128), (0.9, 64), (0.3, 100), (1.0, 16)]),
+)
+def test_verdicts_are_those_of_the_reference(
+    rng: random.Random, count: int, setting: tuple[float, int]
+) -> None:
+    filter, reference = NearDuplicates(*setting), Reference(*setting)
+    for number, text in enumerate(corpus(rng, count)):
+        assert filter.check(str(number), text) == reference.check(str(number), text)
+
+
+@pytest.mark.parametrize("waiting", [compact.SPOOL_BYTES, 1 << 14])
+def test_verdicts_of_many_are_those_of_the_reference(
+    waiting: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past several doublings of the tables, with a crowd, and with shingles in memory and not."""
+    monkeypatch.setattr(compact, "SPOOL_BYTES", waiting)
+    rng = random.Random(8)
+    form = document(9, 120)
+    texts = corpus(rng, 1800)
+    texts += [" ".join(form + rng.choices(VOCABULARY, k=25)) for _ in range(150)]
+    texts += corpus(rng, 300) + rng.sample(texts, 100)
+    filter, reference = NearDuplicates(scratch=tmp_path), Reference(0.8, 128)
+    found = [filter.check(str(number), text) for number, text in enumerate(texts)]
+    assert found == [reference.check(str(number), text) for number, text in enumerate(texts)]
+    assert filter.crowded == reference.crowded > 0
+    assert sum(pair is not None and pair[0] == "near_duplicate" for pair in found) > 50
+    filter.close()
+
+
+def test_memory_is_counted_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just after a doubling, when the tables are at their largest a document."""
+    monkeypatch.setattr(compact, "SPOOL_BYTES", 1 << 16)
+    filter = NearDuplicates(scratch=tmp_path)
+    count = 4097
+    for number in range(count):
+        assert filter.check(f"{number:024d}", " ".join(document(number, 40))) is None
+    tables = filter._index.nbytes
+    assert tables == 16 * 12 * 8192
+    assert tables < filter.nbytes < 500 * count + (1 << 17)
+    filter.close()
+
+
+def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "SPOOL_BYTES", 1 << 12)
+    scratch = tmp_path / "not" / "there"
+    filter = NearDuplicates(scratch=scratch)
+    for number in range(20):
+        filter.check(str(number), " ".join(document(number)))
+    assert filter.check("near", " ".join(edited(document(0), 2))) == ("near_duplicate", "0")
+    assert list(scratch.iterdir()) == []  # it has no name even while it is there
+    filter.close()
+    with pytest.raises(ValueError, match="closed file"):
+        filter.check("late", " ".join(edited(document(1), 2)))
+
+
+def test_sketches_are_those_of_datasketch() -> None:
+    shingles = np.unique(np.random.default_rng(0).integers(2**64, size=300, dtype=np.uint64))
+    plain = MinHash(128, seed=near._SEED, hashfunc=int, scheme="affine32")
+    plain.update_batch((shingles & np.uint64(0xFFFFFFFF)).tolist())
+    assert (NearDuplicates()._sketched(shingles) == plain.hashvalues).all()
 
 
 @settings(patient, max_examples=40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,3 +48,17 @@ def test_jaccard_is_that_of_sets(left: list[str], right: list[str], n: int) -> N
 def test_broken_characters_do_not_crash() -> None:
     assert len(ngrams.hashes(ngrams.words("half \ud83d pair"), 1)) == 2
     assert len(ngrams.hashes(["half\ud83d"], 1)) == 1
+
+
+@given(st.lists(st.integers(0, 5) | st.integers(0, 2**64 - 1)))
+def test_sorted_unique_is_that_of_numpy(values: list[int]) -> None:
+    array = np.array(values, np.uint64)
+    found = ngrams.sorted_unique(array)
+    assert found.dtype == np.uint64
+    assert found.tolist() == sorted(set(values))
+
+
+@given(st.lists(st.integers(0, 9) | st.integers(0, 2**64 - 1)), st.sets(st.integers(0, 9)))
+def test_contained_is_what_python_says(values: list[int], among: set[int]) -> None:
+    found = ngrams.contained(np.array(values, np.uint64), np.array(sorted(among), np.uint64))
+    assert found.tolist() == [value in among for value in values]
