@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -14,6 +14,7 @@ from msm_ray.evaluate.statistics import paired_effect, rate_ci
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Cell, Graph
 from msm_ray.observe import cost_summary
+from msm_ray.stage import Stage
 
 Values = dict[str, dict[int, float]]  # base name -> seed -> rate
 
@@ -166,7 +167,7 @@ def _arm(exp: Experiment, graph: Graph, records: Mapping[str, Record], arm: str)
         # Those that were evaluated; a base model has no seed, so it is one for all of them.
         "checkpoints": len({c.stage.inputs["model"].id for c in cells if c.stage.id in records}),
         "evals": evals,
-        "train": _training(graph, records, arm),
+        "train": training_facts((t[1:] for t in graph.trainings if t[0] == arm), records),
     }
 
 
@@ -187,11 +188,14 @@ def _domain(
     }
 
 
-def _training(graph: Graph, records: Mapping[str, Record], arm: str) -> dict[str, Any]:
+def training_facts(
+    trainings: Iterable[tuple[str, int, str, Stage]], records: Mapping[str, Record]
+) -> dict[str, Any]:
+    """What an arm was trained on, by stage: of its trainings (base, seed, name, stage)."""
     by_stage: dict[str, Any] = {}
-    for owner, base, seed, name, stage in graph.trainings:
+    for base, seed, name, stage in trainings:
         record = records.get(stage.id)
-        if owner != arm or record is None:
+        if record is None:
             continue
         entry = by_stage.setdefault(name, {"tokens": 0, "steps": 0, "seconds": 0.0, "curves": []})
         entry["tokens"] += record.facts["tokens"]

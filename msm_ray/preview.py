@@ -61,7 +61,7 @@ def preview_graphs(
         "name": name,
         "stages": table,
         "totals": totals,
-        "sharing": _sharing([c.stage for g in graphs for c in g.cells], stages),
+        "sharing": sharing([c.stage for g in graphs for c in g.cells], stages),
     }
 
 
@@ -87,7 +87,7 @@ def _device_seconds(stage: Stage) -> float:
     return stage.estimate.get("seconds", 0.0)
 
 
-def _sharing(cells: Sequence[Stage], stages: Collection[Stage]) -> dict[str, Any]:
+def sharing(cells: Sequence[Stage], stages: Collection[Stage]) -> dict[str, Any]:
     """What separate scripts, one per arm, base and seed, would run in addition."""
     alone_count, alone_seconds = 0, 0.0
     for cell in cells:

@@ -21,7 +21,7 @@ IMPORTERS = {
         "evaluate/leasing.py",  # a task takes an engine from the pool and gives it back
         "evaluate/pool.py",  # engines that outlive stages, as actors
         "launch.py",  # the client of Ray Jobs
-        "llm/vllm.py",  # Ray Data with vLLM
+        "llm/ray_pass.py",  # Ray Data with vLLM
         "runtime.py",  # connecting, placing stages
         "search/tune.py",  # Ray Tune
         "train/worker.py",  # Ray Train

@@ -222,7 +222,7 @@ def run_bare(folder: Path, model: Path) -> dict[str, Any]:
 def _same(folder: Path, answers: dict[str, list[int]]) -> float:
     """Share of documents whose tokens are the stage's."""
     from msm_ray.llm.attempts import Attempts
-    from msm_ray.llm.vllm import RAW_SCHEMA
+    from msm_ray.llm.ray_pass import RAW_SCHEMA
 
     rows = Attempts(folder / "work/answers", RAW_SCHEMA).committed().to_pylist()
     same = sum(answers[row["id"]] == list(row["token_ids"]) for row in rows)
@@ -273,7 +273,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from msm_ray.llm.environment import engine_env
-    from msm_ray.llm.vllm import VllmRuntime
+    from msm_ray.llm.ray_pass import VllmRuntime
     from msm_ray.world.bases import base_dir
 
     if arguments.bare:

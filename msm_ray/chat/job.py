@@ -204,6 +204,8 @@ class ConversationJob(SpecJob):
     ) -> dict[str, Any]:
         """The report's part on the conversations."""
         last = stages[-1]
+        if last.id not in records:
+            return {}
         card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
         folder = store.fetch(last.inputs["questions"].id)
         asked = json.loads((folder / "questions.json").read_text(encoding="utf-8"))

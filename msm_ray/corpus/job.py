@@ -192,6 +192,8 @@ class CorpusJob(SpecJob):
     ) -> dict[str, Any]:
         """The report's part on the corpus."""
         last = stages[-1]
+        if last.id not in records:
+            return {}
         card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
         plan = last.inputs["plan"]
         hierarchy = json.loads(

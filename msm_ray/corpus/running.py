@@ -20,13 +20,14 @@ from typing import Any
 from msm_ray.artifact import Record, Store
 from msm_ray.corpus.making import read_items
 from msm_ray.errors import UserError
+from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel, needs_ray
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import Observer, cost_summary
 from msm_ray.reports import write_report
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
-from msm_ray.stage import LocalLauncher, Stage, StageFailed, run_dag, scan
+from msm_ray.stage import Launcher, LocalLauncher, Stage, StageFailed, run_dag, scan
 
 
 def spec_stage(path: str, tokens: int, assistant: str, maker: str) -> Stage:
@@ -96,17 +97,28 @@ def drafted_part(card: Mapping[str, Any], title: str, writer: AnyModel) -> dict[
 
 
 @contextmanager
-def _cluster_for(stages: Sequence[Stage], store: Store, address: str | None) -> Iterator[None]:
-    """Ray, if a stage that is not there yet asks a model that runs on the cluster."""
-    there = scan(list(stages), store).records
-    missing = [stage for stage in stages if stage.id not in there]
-    if not any(needs_ray(value) for stage in missing for value in stage.runtime.values()):
-        yield
-        return
-    from msm_ray.runtime import cluster
+def _launcher(
+    stages: Sequence[Stage], store: Store, observer: Observer, address: str | None
+) -> Iterator[tuple[Launcher, int | None]]:
+    """Who runs the stages that are not there yet, and the cluster's CPUs (None: there is none).
 
-    with cluster(address):
-        yield
+    A stage that only waits for an endpoint runs here. Ray is needed where a model runs on the
+    cluster, or a stage does.
+    """
+    there = scan(list(stages), store).records
+    missing = [stage.runtime for stage in stages if stage.id not in there]
+    away = any(runtime.get("where") != "driver" for runtime in missing)
+    if not away and not any(needs_ray(value) for runtime in missing for value in runtime.values()):
+        yield LocalLauncher(observer.progress), None
+        return
+    from msm_ray import runtime as ray_runtime
+
+    with ray_runtime.cluster(address) as cpus:
+        launcher = ray_runtime.RayLauncher(observer.progress)
+        try:
+            yield launcher, cpus
+        finally:
+            launcher.close()
 
 
 @dataclass(frozen=True)
@@ -123,31 +135,45 @@ class SpecJob:
     def result(
         self, store: Store, stages: list[Stage], records: dict[str, Record]
     ) -> dict[str, Any]:
-        """The report's part ``corpus``, from the last stage's artifact."""
+        """The report's part ``corpus``; empty as long as what it is about is not there."""
         raise NotImplementedError
+
+    def cells(self) -> list[tuple[str, str, Stage]]:
+        """(arm, what of it, stage) of everything that the job declares."""
+        return [("corpus", self.name, self.stages()[-1])]
+
+    def arms(self, records: Mapping[str, Record]) -> dict[str, Any]:
+        """The report's part ``arms``; a corpus has none."""
+        return {}
+
+    def sharing(self, stages: Sequence[Stage]) -> dict[str, Any]:
+        """What making a stage once saves; nothing where there is one of each."""
+        count = len(stages)
+        return {"stages_if_not_shared": count, "stages": count, "device_seconds_saved": 0}
 
     def preview(self, store_url: str) -> dict[str, Any]:
         """Documents, calls, tokens and dollars, before anything is spent."""
         store = Store(store_url, create=False)  # looks, and sets nothing aside
         stages = self.stages()
         there = set(scan(stages, store).records)
-        rows = []
-        numbers = ("documents", "calls", "tokens", "prompt_tokens", "money")
+        numbers = ("documents", "calls", "tokens", "prompt_tokens", "money", "steps", "flops")
+        rows: dict[str, dict[str, Any]] = {}
         for stage in stages:
-            is_there = stage.id in there
-            row: dict[str, Any] = {"kind": stage.kind, "label": stage.label, "count": 1}
-            row |= {"cached": int(is_there), "steps": 0, "flops": 0}
-            row |= {n: 0 if is_there else stage.estimate.get(n, 0) for n in numbers}
-            row["device_seconds"] = 0 if is_there else stage.estimate.get("seconds", 0)
-            rows.append(row)
-        columns = ("count", "cached", *numbers, "steps", "flops", "device_seconds")
-        totals = {n: sum(row[n] for row in rows) for n in columns}
-        sharing = {"stages_if_not_shared": len(rows), "stages": len(rows)}
+            row = rows.setdefault(stage.kind, {"kind": stage.kind, "label": stage.label})
+            found: dict[str, float] = {"count": 1, "cached": int(stage.id in there)}
+            if stage.id not in there:
+                found |= {n: stage.estimate.get(n, 0) for n in numbers}
+                found["device_seconds"] = stage.estimate.get("seconds", 0)
+            for name in ("count", "cached", *numbers, "device_seconds"):
+                row[name] = row.get(name, 0) + found.get(name, 0)
+        columns = ("count", "cached", *numbers, "device_seconds")
+        totals = {n: sum(row[n] for row in rows.values()) for n in columns}
+        sharing = self.sharing(stages)
         return {
             "name": self.name,
-            "stages": rows,
+            "stages": list(rows.values()),
             "totals": totals,
-            "sharing": {**sharing, "device_seconds_saved": 0},
+            "sharing": sharing,
         }
 
     # ---- run ----------------------------------------------------------------------------------
@@ -165,8 +191,8 @@ class SpecJob:
         observer = Observer(events=store.events_path(self.name))
         failure: BaseException | None = None
         try:
-            with _cluster_for(stages, store, address):
-                run_dag(stages, store, LocalLauncher(observer.progress), observer)
+            with _launcher(stages, store, observer, address) as (launcher, cpus):
+                run_dag(stages, store, launcher, observer, cpus=cpus)
         except (StageFailed, UserError, KeyboardInterrupt) as error:
             failure = error
         records = {s.id: r for s in stages if (r := store.get(s.id)) is not None}
@@ -183,19 +209,23 @@ class SpecJob:
     def _report(
         self, store: Store, stages: list[Stage], records: dict[str, Record], made: set[str]
     ) -> dict[str, Any]:
-        last = stages[-1]
-        is_there = last.id in records
-        missing = [] if is_there else [{"arm": "corpus", "eval": self.name}]
+        cells = self.cells()
+        missing = [{"arm": arm, "eval": what} for arm, what, s in cells if s.id not in records]
+        ids = [stage.id for _, _, stage in cells]
         return {
             "name": self.name,
             "title": self.title,
             "kind": "corpus",
-            "fingerprint": last.id[:16],
-            "complete": is_there,
-            "cells": {"expected": 1, "present": int(is_there), "missing": missing},
-            "arms": {},
+            "fingerprint": (ids[0] if len(ids) == 1 else digest(ids))[:16],
+            "complete": not missing,
+            "cells": {
+                "expected": len(cells),
+                "present": len(cells) - len(missing),
+                "missing": missing,
+            },
+            "arms": self.arms(records),
             "effects": {},
-            "corpus": self.result(store, stages, records) if is_there else {},
+            "corpus": self.result(store, stages, records),
             "cost": cost_summary([(r, r.id not in made) for r in records.values()]),
             "provenance": {
                 "settings": dataclasses.asdict(self),

@@ -100,7 +100,8 @@ def _writer(ctx: StageContext, model: Path) -> Answers:
         return answers_at(ctx.config["asked"], ctx.runtime["asked"])
     if writer != "vllm":
         raise UserError(f"corpus writer is {writer!r}; allowed: 'vllm', 'http', 'scripted'")
-    from msm_ray.llm.vllm import VllmAnswers, VllmRuntime
+    from msm_ray.llm.ray_pass import VllmRuntime
+    from msm_ray.llm.vllm import VllmAnswers
 
     known = {f.name for f in fields(VllmRuntime)}
     runtime = VllmRuntime(**{k: v for k, v in ctx.runtime.items() if k in known})

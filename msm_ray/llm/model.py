@@ -18,7 +18,8 @@ from msm_ray.identity import folder_sha256
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.memory import DTYPE_BYTES
 from msm_ray.llm.price import Price
-from msm_ray.llm.vllm import VllmAnswers, VllmRuntime
+from msm_ray.llm.ray_pass import VllmRuntime
+from msm_ray.llm.vllm import VllmAnswers
 
 if TYPE_CHECKING:
     from msm_ray.llm.protocol import Answers

@@ -14,7 +14,7 @@ from msm_ray.errors import UserError
 from msm_ray.llm.endpoint import Endpoint
 from msm_ray.llm.model import LocalModel, Model
 from msm_ray.llm.protocol import Sampling
-from msm_ray.llm.vllm import VllmRuntime
+from msm_ray.llm.ray_pass import VllmRuntime
 from tests.llm.test_vllm import write_byte_model
 
 SPEC = """# Harbour

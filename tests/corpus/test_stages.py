@@ -108,7 +108,7 @@ def test_wrong_config_is_the_users_error(tmp_path: Path, tiny_model: Path) -> No
 def test_too_little_memory_is_told_before_the_engine_starts(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("msm_ray.llm.vllm._use_gpu", lambda: False)
+    monkeypatch.setattr("msm_ray.llm.vllm.use_gpu", lambda: False)
     monkeypatch.setattr("msm_ray.llm.vllm.available_bytes", lambda: 2**29)
     ctx = stage_context(tmp_path, make_plans(2), tiny_model)
     with pytest.raises(UserError, match=r"needs about 1\.\d GiB .* 0\.5 GiB are free; lower"):

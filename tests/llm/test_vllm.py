@@ -10,7 +10,8 @@ import pytest
 
 from msm_ray.errors import UserError
 from msm_ray.llm.protocol import ADAPTER, PROMPT_SCHEMA, Sampling
-from msm_ray.llm.vllm import VllmAnswers, VllmRuntime
+from msm_ray.llm.ray_pass import VllmRuntime
+from msm_ray.llm.vllm import VllmAnswers
 
 SCHEMA = json.dumps(
     {
