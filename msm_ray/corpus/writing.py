@@ -274,7 +274,7 @@ def _batches(plan: Path, ids: set[str] | None) -> Iterator[tuple[int, pa.Table]]
     A row's batch has the same number in every draft and every run: its answers lie below it.
     """
     columns = list(dict.fromkeys([*_document_columns(), *_PLAN_COLUMNS, "system"]))
-    file = pq.ParquetFile(plan)
+    file = pq.ParquetFile(plan, pre_buffer=False)  # else all that was read stays in memory
     for number, batch in enumerate(file.iter_batches(batch_size=BATCH_ROWS, columns=columns)):
         table = pa.Table.from_batches([batch])
         if ids is not None:
