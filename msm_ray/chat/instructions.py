@@ -207,7 +207,7 @@ def _rows(source: str) -> Iterator[Any]:
 
 def _parquet(path: Path) -> Iterator[Any]:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)  # else all that was read stays in memory
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: is no Parquet file: {error}") from None
     if "messages" not in file.schema_arrow.names:

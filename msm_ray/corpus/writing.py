@@ -280,7 +280,7 @@ def _batches(plan: Path, ids: set[str] | None, rows: int) -> Iterator[tuple[int,
     A row's batch has the same number in every draft and every run: its answers lie below it.
     """
     columns = list(dict.fromkeys([*_document_columns(), *_PLAN_COLUMNS, "system"]))
-    file = pq.ParquetFile(plan)
+    file = pq.ParquetFile(plan, pre_buffer=False)  # else all that was read stays in memory
     for number, batch in enumerate(file.iter_batches(batch_size=rows, columns=columns)):
         table = pa.Table.from_batches([batch])
         if ids is not None:
