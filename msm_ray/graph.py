@@ -211,7 +211,7 @@ def midtrain(
         )
     blocks = Stage(
         kind="blocks",
-        version="1",
+        version="2",
         config={
             "components": components,
             "tokens": mid.tokens,
@@ -266,7 +266,7 @@ def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Sta
     }
     return Stage(
         kind="blocks",
-        version="1",
+        version="2",
         config={
             "components": [component],
             "tokens": 0,  # every conversation once
