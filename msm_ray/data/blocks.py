@@ -38,6 +38,11 @@ def write_durably(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # names reach the disk in the order in which they were given
+    finally:
+        os.close(descriptor)
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:

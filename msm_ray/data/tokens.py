@@ -58,6 +58,17 @@ class TokenizedDocuments:
         )
 
 
+def joined(parts: Sequence[TokenizedDocuments]) -> TokenizedDocuments:
+    """The documents of all parts, in memory."""
+    lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)])
+    return TokenizedDocuments(
+        ids=tuple(name for part in parts for name in part.ids),
+        tokens=np.concatenate([np.zeros(0, np.int32), *(part.tokens for part in parts)]),
+        loss=np.concatenate([np.zeros(0, np.uint8), *(part.loss for part in parts)]),
+        offsets=np.cumsum(lengths),
+    )
+
+
 def _collect(
     ids: Sequence[str], tokens: Sequence[Sequence[int]], loss: Sequence[Sequence[int]]
 ) -> TokenizedDocuments:
