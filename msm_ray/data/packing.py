@@ -4,16 +4,18 @@ A block holds documents one after another; ``position_ids`` start again at 0 wit
 what keeps attention inside a document (see ``msm_ray.train.objective``).
 
 Documents are packed in windows of consecutive ones, so that neither memory nor the distance that a
-document moves grows with the corpus. In a window the longest piece left opens a block, and the pair
-of pieces that fills the rest best closes it (minimum bin slack, Gupta and Ho 1999, over a histogram
-of lengths). As in best-fit packing (Ding et al. 2024, "Fewer Truncations Improve Language
-Modeling") only a document longer than a block has to be cut. Where whole documents cannot fill a
-window, as where most are a little longer than half a block, a few more are: see ``FILL``.
+document moves grows with the corpus. Best fit decreasing (Ding et al. 2024, "Fewer Truncations
+Improve Language Modeling"), which cuts only what is longer than a block, fills a window of long
+documents whose lengths differ widely. Short ones of similar lengths it does not; there the longest
+piece opens a block and the pair that fills its rest best closes it (minimum bin slack, Gupta and Ho
+1999). Where whole documents cannot fill a window, as where most are a little longer than half a
+block, a few more are cut: see ``FILL``.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -71,19 +73,31 @@ def place(
 
     A document longer than a block is cut into whole blocks and a rest. Another is cut only if the
     window cannot be filled otherwise (``FILL``), and never where ``whole`` is true. The cost is
-    that of one search in a histogram of ``block_tokens`` lengths a block.
+    O(log n) a piece, or one look at a histogram of ``block_tokens`` lengths a block.
     """
     if block_tokens < 2:
         raise UserError(f"packing: block_tokens is {block_tokens}, allowed is 2 or more")
     sizes = [int(length) for length in lengths]
     keep = [False] * len(sizes) if whole is None else [bool(w) for w in whole]
     enough = math.ceil(sum(sizes) / (FILL * block_tokens))
-    filling = _Filling(sizes, keep, block_tokens).run(block_tokens)  # no hole is as large
+    best: _Filling | None = None
+    for filling in _ways(sizes, keep, block_tokens):
+        if best is None or len(filling.blocks) < len(best.blocks):
+            best = filling
+        if len(best.blocks) <= enough:
+            break
+    assert best is not None, "there is always a way"
+    return best.placement()
+
+
+def _ways(sizes: list[int], keep: list[bool], block_tokens: int) -> Iterator[_Filling]:
+    """Ways to fill a window, those that cut less first."""
+    yield _Filling(sizes, keep, block_tokens).decreasing()
+    yield _Filling(sizes, keep, block_tokens).by_pairs(block_tokens)  # no hole is as large
     hole = block_tokens // 4
-    while len(filling.blocks) > enough and hole >= LEAST_HOLE and not all(keep):
-        filling = _Filling(sizes, keep, block_tokens).run(hole)
+    while hole >= LEAST_HOLE and not all(keep):
+        yield _Filling(sizes, keep, block_tokens).by_pairs(hole)
         hole //= 2
-    return filling.placement()
 
 
 class _Filling:
@@ -136,8 +150,25 @@ class _Filling:
             self.next += 1
         return self._take(self.next)
 
-    def run(self, least_hole: int) -> _Filling:
-        """Fill blocks until no piece is left; a hole above ``least_hole`` is worth a cut."""
+    def decreasing(self) -> _Filling:
+        """Best fit decreasing: the longest piece first, into the fullest block that takes it."""
+        open_blocks: list[tuple[int, int]] = []  # (free tokens, block), fullest first
+        left = [piece for piece, used in enumerate(self.used) if not used]
+        for piece in sorted(left, key=lambda p: -self.length[p]):
+            length = self.length[piece]
+            at = bisect_left(open_blocks, (length, -1))
+            if at < len(open_blocks):
+                free, block = open_blocks.pop(at)
+                self.blocks[block].append(piece)
+            else:
+                free, block = self.block_tokens, len(self.blocks)
+                self.blocks.append([piece])
+            if free > length:
+                insort(open_blocks, (free - length, block))
+        return self
+
+    def by_pairs(self, least_hole: int) -> _Filling:
+        """Minimum bin slack with pairs; a hole above ``least_hole`` is worth a cut."""
         longest = self.block_tokens
         while True:
             while longest and not self.left[longest]:

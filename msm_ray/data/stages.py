@@ -6,7 +6,6 @@ draw the mixture from the documents' lengths and pack it, window by window, into
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -171,9 +170,10 @@ def _tokenize(
 def _batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
     """The file's rows, tokenized in this process, or by Ray Data where that helps."""
     if "ray" in sys.modules:  # else there is no cluster to be connected to
-        on_ray = importlib.import_module("msm_ray.data.ray_tokens")
-        if on_ray.worthwhile(path):
-            yield from on_ray.batches(path, encoder)
+        from msm_ray.data import ray_tokens
+
+        if ray_tokens.worthwhile(path):
+            yield from ray_tokens.batches(path, encoder)
             return
     for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=["id", encoder.column]):
         yield encoder(batch["id"].to_pylist(), batch[encoder.column].to_pylist())
