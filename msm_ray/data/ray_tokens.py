@@ -6,6 +6,8 @@ is written by it here, the order is asked for, and what comes back is compared w
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import ray
 
 from msm_ray.data.tokens import Encoder, TokenizedDocuments
 
-ROWS = 1024  # of a batch
+ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 LEAST_BYTES = 32 * 2**20  # of text; below, starting Ray Data takes longer than the work
 BLOCK_BYTES = 8 * 2**20  # of text, in a task
 
@@ -59,7 +61,7 @@ def batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
             }
         )
 
-    with DataContext.current(_context()):
+    with _quiet(), DataContext.current(_context()):
         # The file lies where this process runs: tasks that read it have to run on this node.
         dataset = ray.data.read_parquet(
             str(path.absolute()),
@@ -68,13 +70,15 @@ def batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
             label_selector={"ray.io/node-id": here},
         )
         encoded = dataset.map_batches(encode, batch_size=ROWS, batch_format="pyarrow")
+        tables = encoded.iter_batches(batch_size=ROWS, batch_format="pyarrow")
     expected = _ids(path)
-    for table in encoded.iter_batches(batch_size=ROWS, batch_format="pyarrow"):
-        docs = _documents(table)
-        for name in docs.ids:
-            if name != (due := next(expected, None)):
-                raise RuntimeError(f"{path}: Ray Data gave row {name!r} where {due!r} was due")
-        yield docs
+    with _quiet():
+        for table in tables:
+            docs = _documents(table)
+            for name in docs.ids:
+                if name != (due := next(expected, None)):
+                    raise RuntimeError(f"{path}: Ray Data gave row {name!r} where {due!r} was due")
+            yield docs
     if (due := next(expected, None)) is not None:
         raise RuntimeError(f"{path}: Ray Data ended before row {due!r}")
 
@@ -92,8 +96,20 @@ def _context() -> Any:
     return context
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Only Ray Data's errors in the terminal, which shows progress of its own."""
+    logger = logging.getLogger("ray.data")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _ids(path: Path) -> Iterator[str]:
-    for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=["id"]):
+    for batch in pq.ParquetFile(path, memory_map=True).iter_batches(ROWS, columns=["id"]):
         yield from batch["id"].to_pylist()
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 KINDS = ("documents", "conversations")
 LOSS_ON = ("all", "assistant")
-ROWS = 1024  # tokenized at a time
+ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 
 
 def pack(ctx: StageContext) -> dict[str, Any]:
@@ -175,5 +175,6 @@ def _batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
         if ray_tokens.worthwhile(path):
             yield from ray_tokens.batches(path, encoder)
             return
-    for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=["id", encoder.column]):
+    file = pq.ParquetFile(path, memory_map=True)
+    for batch in file.iter_batches(ROWS, columns=["id", encoder.column]):
         yield encoder(batch["id"].to_pylist(), batch[encoder.column].to_pylist())
