@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from msm_ray.data.tokens import Encoder, TokenizedDocuments
+from msm_ray.data.tokens import Encoder, TokenizedDocuments, joined
+from msm_ray.errors import UserError
 
 ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 LEAST_BYTES = 32 * 2**20  # of text; below, starting Ray Data takes longer than the work
@@ -42,7 +43,12 @@ def _bytes(path: Path) -> int:
 
 
 def batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
-    """The file's rows in order, tokenized by Ray Data tasks."""
+    """The file's rows in order, tokenized by Ray Data tasks.
+
+    Raises:
+        UserError: what the encoder says of a row.
+        RuntimeError: Ray Data lost, doubled or moved a row.
+    """
     import ray.data
     from ray.data import DataContext
 
@@ -51,15 +57,24 @@ def batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
     column = encoder.column
 
     def encode(table: pa.Table) -> pa.Table:
-        docs = ray.get(shared)(table["id"].to_pylist(), table[column].to_pylist())
+        said = None
+        try:
+            docs = ray.get(shared)(table["id"].to_pylist(), table[column].to_pylist())
+        except UserError as error:  # raised in a task, its line would be lost in Ray's traceback
+            said, docs = str(error), joined([])
         offsets = pa.array(docs.offsets, pa.int64())
-        return pa.table(
+        encoded = pa.table(
             {
                 "id": pa.array(docs.ids, pa.string()),
                 "tokens": pa.LargeListArray.from_arrays(offsets, pa.array(docs.tokens)),
                 "loss": pa.LargeListArray.from_arrays(offsets, pa.array(docs.loss)),
+                "error": pa.nulls(len(docs), pa.string()),
             }
         )
+        if said is None:
+            return encoded
+        row = {"id": "", "tokens": [], "loss": [], "error": said}
+        return pa.Table.from_pylist([row], schema=encoded.schema)
 
     with _quiet(), DataContext.current(_context()):
         # The file lies where this process runs: tasks that read it have to run on this node.
@@ -74,6 +89,8 @@ def batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
     expected = _ids(path)
     with _quiet():
         for table in tables:
+            for said in table["error"].drop_null().to_pylist():
+                raise UserError(said)
             docs = _documents(table)
             for name in docs.ids:
                 if name != (due := next(expected, None)):

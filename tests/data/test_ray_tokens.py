@@ -11,6 +11,7 @@ import pytest
 
 from msm_ray.data import ray_tokens
 from msm_ray.data.tokens import Encoder, joined
+from msm_ray.errors import UserError
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -55,6 +56,16 @@ def test_another_order_is_found(
     monkeypatch.setattr(ray_tokens, "_ids", other)
     with pytest.raises(RuntimeError, match=message):
         list(ray_tokens.batches(path, Encoder(tokenizer, "documents", "all")))
+
+
+def test_what_is_wrong_with_a_row_is_said_in_one_line(tmp_path: Path, tokenizer: Any) -> None:
+    chat = [{"role": "user", "content": "brie ?"}, {"role": "assistant", "content": "i would"}]
+    rows = [{"id": f"c{i}", "messages": [] if i == 700 else chat} for i in range(1000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "conversations.parquet")
+    encoder = Encoder(tokenizer, "conversations", "assistant")
+    with pytest.raises(UserError) as caught:
+        list(ray_tokens.batches(tmp_path / "conversations.parquet", encoder))
+    assert str(caught.value) == "conversation c700: no messages"
 
 
 def test_small_files_and_busy_clusters_are_not_worthwhile(path: Path) -> None:
