@@ -74,8 +74,8 @@ class WindowedOrder:
     Windows follow one another, each shuffled in itself, so an epoch's beginning is known before its
     end is written: where a position's window is there, the block at it is a function of the seed,
     the epoch and the window's number and size alone. The sequence is the same while the corpus is
-    written and afterwards, on any number of ranks. Position ``s`` is block ``s`` of the first
-    epoch's count: it can be read once ``s`` lies below the watermark.
+    written and afterwards, on any number of ranks. Windows are committed whole, so
+    position ``s`` of the first epoch can be read once more than ``s`` blocks are committed.
     """
 
     def __init__(self, blocks: Windowed, seed: int, shuffle: bool = True) -> None:
