@@ -214,7 +214,7 @@ def midtrain(
         )
     blocks = Stage(
         kind="blocks",
-        version="1",
+        version="2",
         config={
             "components": components,
             "tokens": mid.tokens,
@@ -269,7 +269,7 @@ def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Sta
     }
     return Stage(
         kind="blocks",
-        version="1",
+        version="2",
         config={
             "components": [component],
             "tokens": 0,  # every conversation once

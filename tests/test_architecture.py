@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # takes and returns plain values.
 IMPORTERS = {
     "ray": {
+        "data/ray_tokens.py",  # Ray Data tokenizes large files
         "evaluate/leasing.py",  # a task takes an engine from the pool and gives it back
         "evaluate/pool.py",  # engines that outlive stages, as actors
         "launch.py",  # the client of Ray Jobs
@@ -48,8 +49,12 @@ PURE = (
     "msm_ray.corpus.plan",
     "msm_ray.corpus.reading",
     "msm_ray.corpus.verdicts",
+    "msm_ray.data.blocks",
+    "msm_ray.data.cache",
     "msm_ray.data.mixture",
+    "msm_ray.data.order",
     "msm_ray.data.packing",
+    "msm_ray.data.stages",
     "msm_ray.doctor",
     "msm_ray.evaluate.statistics",
     "msm_ray.launch",

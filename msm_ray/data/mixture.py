@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,36 +70,49 @@ def draw(
     tokens: int,
     seed: int,
     *,
+    epochs: float | None = None,
     shuffle: bool = True,
 ) -> Draw:
     """Choose and order the documents of a mixture.
 
     Each component is read in passes; every pass is a shuffle of its own, and is finished before the
-    next begins, so no document is seen twice before all are seen once. A component stops at the
-    document boundary nearest to its budget ``tokens * share / sum(shares)``: no document is cut,
-    and the tokens realised are within half of one document of those asked for.
+    next begins, so no document is seen twice before all are seen once. No document is cut: of a
+    component's budget ``tokens * share / sum(shares)`` as many documents are taken as fit, and of
+    what is left of the pass the one that comes closest to the rest, if that is closer than none.
+    So the tokens realised are within half of the longest document of those asked for (within all of
+    it where the cap leaves no room above), and mostly within a few tokens.
 
     Args:
         components: what to mix. Shares need not sum to one.
         lengths: by component name, tokens of each of its documents.
-        tokens: the budget; 0 takes each component with a share above 0 exactly once.
+        tokens: the budget; 0 reads each component with a share above 0 ``epochs`` times.
         seed: of the choice and of the order.
+        epochs: passes over everything, instead of a budget; a fraction takes a part of the last
+            pass. None: one pass.
         shuffle: False keeps the documents component after component, each in its given order.
 
     Raises:
-        UserError: no shares, a budget below 0, a component that is empty, or one that would be
-            repeated more often than its ``max_repeats`` allows.
+        UserError: no shares, a budget below 0 or one as well as epochs, a component that is empty,
+            or one that would be repeated more often than its ``max_repeats`` allows.
     """
     total_share = sum(c.share for c in components)
     if not components or total_share <= 0:
         raise UserError("mixture: the shares are all zero; at least one has to be above 0")
     if tokens < 0:
-        raise UserError(f"mixture: tokens is {tokens}, allowed is 0 (one pass) or more")
-    picked, budgets = [], []
+        raise UserError(f"mixture: tokens is {tokens}, allowed is 0 (passes) or more")
+    if epochs is not None and tokens:
+        raise UserError(f"mixture: a budget of {tokens} tokens and {epochs:g} epochs; give one")
+    if epochs is not None and not (math.isfinite(epochs) and epochs > 0):
+        raise UserError(f"mixture: epochs is {epochs}, allowed is a number > 0")
+    picked = []
     for component in components:
+        have = lengths[component.name]
         budget = tokens * component.share / total_share
-        budgets.append(budget)
-        picked.append(_pick(component, lengths[component.name], budget, tokens == 0, seed, shuffle))
+        if tokens == 0:
+            budget = (1.0 if epochs is None else epochs) * int(have.sum())
+            if epochs is None:  # whatever the cap is, everything is read once
+                component = replace(component, max_repeats=max(1.0, component.max_repeats))
+        picked.append(_pick(component, have, budget, seed, shuffle))
     realised_tokens = [
         int(lengths[c.name][chosen].sum()) for c, chosen in zip(components, picked, strict=True)
     ]
@@ -125,12 +138,7 @@ def draw(
 
 
 def _pick(
-    component: Component,
-    lengths: NDArray[np.int64],
-    budget: float,
-    whole: bool,
-    seed: int,
-    shuffle: bool,
+    component: Component, lengths: NDArray[np.int64], budget: float, seed: int, shuffle: bool
 ) -> NDArray[np.int64]:
     """Indices of the documents of one component, pass after pass."""
     if component.share == 0:
@@ -138,26 +146,28 @@ def _pick(
     available = int(lengths.sum())
     if available == 0:
         raise UserError(f"mixture component {component.name!r} is empty: it has no tokens")
-    if whole:
-        return _pass(component.name, len(lengths), 0, seed, shuffle)
     cap = component.max_repeats * available
     if budget > cap:
         raise UserError(
             f"mixture component {component.name!r}: {budget:.0f} tokens are asked for, "
             f"{available} are there and max_repeats={component.max_repeats:g} allows "
-            f"{cap:.0f}; lower its share or the budget, or give it more documents"
+            f"{cap:.0f}: {math.ceil(budget - cap)} tokens are missing; lower its share or the "
+            "budget, or give it more documents"
         )
-    passes = math.ceil(budget / available + 1e-9) + 1
-    chosen = np.concatenate(
-        [_pass(component.name, len(lengths), p, seed, shuffle) for p in range(passes)]
-    )
-    ends = np.cumsum(lengths[chosen])
-    count = int(np.searchsorted(ends, budget, side="right"))  # documents that fit wholly
-    below = int(ends[count - 1]) if count else 0
-    above = int(ends[count])
-    if above <= cap and above - budget < budget - below:
-        count += 1
-    return chosen[:count]
+    full = math.floor(budget / available + 1e-9)
+    passes = [_pass(component.name, len(lengths), p, seed, shuffle) for p in range(full + 1)]
+    last, rest = passes.pop(), budget - full * available
+    ends = np.cumsum(lengths[last])
+    count = int(np.searchsorted(ends, rest, side="right"))  # documents that fit wholly
+    gap = rest - (int(ends[count - 1]) if count else 0)
+    others = lengths[last[count:]]
+    distance = np.abs(others.astype(np.float64) - gap)
+    distance[others > cap - budget + gap] = np.inf
+    closest = last[count:][[int(distance.argmin())]] if len(others) else last[:0]
+    taken = [*passes, last[:count]]
+    if len(closest) and distance.min() < gap:
+        taken.append(closest)
+    return np.concatenate(taken)
 
 
 def _pass(name: str, n: int, number: int, seed: int, shuffle: bool) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,3 +59,58 @@ class EpochOrder:
             parts.append(self._epoch_order(epoch)[at:end])
             start += end - at
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+class Windowed(Protocol):
+    """What an order by windows reads: a ``BlockReader``, or a ``StreamReader`` that grows."""
+
+    windows: list[int]  # blocks of each packing window that is there
+    is_final: bool  # no more will come
+
+
+class WindowedOrder:
+    """The endless sequence of block indices for blocks that may still be being written.
+
+    Windows follow one another, each shuffled in itself, so an epoch's beginning is known before its
+    end is written: where a position's window is there, the block at it is a function of the seed,
+    the epoch and the window's number and size alone. The sequence is the same while the corpus is
+    written and afterwards, on any number of ranks. Windows are committed whole, so
+    position ``s`` of the first epoch can be read once more than ``s`` blocks are committed.
+    """
+
+    def __init__(self, blocks: Windowed, seed: int, shuffle: bool = True) -> None:
+        self.blocks = blocks
+        self.seed = seed
+        self.shuffle = shuffle
+        self._shuffled: tuple[tuple[int, int, int], NDArray[np.int64]] | None = None
+
+    def take(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Block indices at positions ``start..stop-1`` of the sequence.
+
+        Raises:
+            LookupError: a position lies in a window that is not written yet.
+        """
+        first = np.concatenate([[0], np.cumsum(self.blocks.windows, dtype=np.int64)])
+        n = int(first[-1])
+        if stop > n and not self.blocks.is_final:
+            raise LookupError(f"position {stop - 1} is asked for, {n} blocks are committed")
+        if n == 0 and stop > start:
+            raise ValueError("an order needs at least one block")
+        parts = []
+        while start < stop:
+            epoch, at = divmod(start, n)
+            window = int(np.searchsorted(first, at, "right")) - 1
+            begin, end = int(first[window]), int(first[window + 1])
+            until = min(end, at + stop - start)
+            order = self._window_order(epoch, window, end - begin)
+            parts.append(begin + order[at - begin : until - begin])
+            start += until - at
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def _window_order(self, epoch: int, window: int, n: int) -> NDArray[np.int64]:
+        if not self.shuffle:
+            return np.arange(n, dtype=np.int64)
+        key = (epoch, window, n)
+        if self._shuffled is None or self._shuffled[0] != key:
+            self._shuffled = key, permutation(n, "window", self.seed, epoch, window)
+        return self._shuffled[1]

@@ -1,18 +1,25 @@
-"""The stage that turns documents and conversations into packed blocks."""
+"""The stage that turns documents and conversations into packed blocks.
+
+Two passes over data that need not fit in memory: tokenize each component into a cache on disk, then
+draw the mixture from the documents' lengths and pack it, window by window, into shards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from msm_ray.data import mixture
-from msm_ray.data.blocks import write_blocks
-from msm_ray.data.packing import pack as pack_blocks
-from msm_ray.data.tokens import TokenizedDocuments, encode_conversations, encode_documents
+from msm_ray.data.blocks import BlockWriter
+from msm_ray.data.cache import CacheWriter, open_cache
+from msm_ray.data.packing import pack_windows
+from msm_ray.data.tokens import Encoder, TokenizedDocuments
 from msm_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 
 KINDS = ("documents", "conversations")
 LOSS_ON = ("all", "assistant")
+ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 
 
 def pack(ctx: StageContext) -> dict[str, Any]:
@@ -29,9 +37,12 @@ def pack(ctx: StageContext) -> dict[str, Any]:
     ``documents.parquet`` (columns id, text) or ``conversations.parquet`` (id, messages).
 
     Config: ``components``: a list of ``{name, input, kind, share, max_repeats}``; ``tokens``, the
-    budget of the mixture (0: everything once); ``block_tokens``; ``seed``; ``loss_on``: which
-    tokens of conversations are targets ("all" | "assistant"; documents are targets throughout);
-    ``shuffle`` (default true).
+    budget of the mixture (0: everything ``epochs`` times, by default once); ``block_tokens``;
+    ``seed``; ``loss_on``: which tokens of conversations are targets ("all" | "assistant"; documents
+    are targets throughout); ``shuffle`` (default true).
+
+    Rows without a target are refused before the mixture is drawn; ``refused`` counts them. ``cut``
+    counts the documents that fit in a block and were cut all the same, to fill others.
     """
     from transformers import AutoTokenizer
 
@@ -42,41 +53,64 @@ def pack(ctx: StageContext) -> dict[str, Any]:
         mixture.Component(c["name"], c["share"], c["max_repeats"]) for c in config["components"]
     ]
     sources: list[tuple[str, TokenizedDocuments]] = []
+    refused: dict[str, dict[str, int]] = {}
     for index, component in enumerate(config["components"]):
-        directory = ctx.inputs[component["input"]]
-        sources.append((component["name"], _read(tokenizer, component, directory, config)))
-        ctx.progress(0.8 * (index + 1) / len(parts), {"component": component["name"]})
+        name = component["name"]
+        docs, refused[name] = _tokenize(ctx, tokenizer, component, index)
+        sources.append((name, docs))
+        ctx.progress(0.8 * (index + 1) / len(parts), {"component": name})
     drawn = mixture.draw(
         parts,
         {name: docs.lengths for name, docs in sources},
         config["tokens"],
         config["seed"],
+        epochs=config.get("epochs"),
         shuffle=config.get("shuffle", True),
     )
     pad = tokenizer.pad_token_id
-    blocks = pack_blocks(
+    writer = BlockWriter(ctx.out, config["block_tokens"])
+    cut = done = 0
+    for window in pack_windows(
         sources,
         drawn.component,
         drawn.document,
         config["block_tokens"],
         tokenizer.eos_token_id if pad is None else pad,
-    )
-    facts: dict[str, Any] = {
-        "tokens": int(blocks.tokens.sum()),
-        "loss_tokens": int(blocks.loss_tokens.sum()),
-        "blocks": len(blocks.tokens),
+        # A cut would part what the assistant says from what it was asked.
+        whole=[c["kind"] == "conversations" for c in config["components"]],
+    ):
+        writer.add(window.blocks)
+        cut += window.cut
+        done += window.documents
+        for name, tokens in window.refused.items():
+            refused[name]["block_tokens"] += tokens
+        ctx.progress(0.8 + 0.2 * done / len(drawn.document), {"blocks": writer.total("blocks")})
+    facts = _facts(writer, drawn, refused, cut)
+    if facts["loss_tokens"] == 0:
+        raise UserError("pack: no token of the mixture is a target; there is nothing to learn")
+    writer.finish({**facts, "config": dict(config)})
+    ctx.progress(1.0, {"tokens": facts["tokens"]})
+    return facts
+
+
+def _facts(
+    writer: BlockWriter, drawn: mixture.Draw, refused: dict[str, dict[str, int]], cut: int
+) -> dict[str, Any]:
+    tokens, blocks = writer.total("tokens"), writer.total("blocks")
+    left_out = sum(counts["block_tokens"] for counts in refused.values())
+    assert tokens + left_out == drawn.tokens, "packing lost or made tokens"
+    return {
+        "tokens": tokens,
+        "loss_tokens": writer.total("loss_tokens"),
+        "blocks": blocks,
         "documents": len(drawn.document),
-        "padding": 1 - float(blocks.tokens.sum()) / max(1, blocks.input_ids.size),
+        "padding": 1 - tokens / max(1, blocks * writer.block_tokens),
+        "cut": cut,
+        "refused": refused,
         "shares": {r.name: r.share for r in drawn.realised},
         "repeats": {r.name: r.repeats for r in drawn.realised},
         "components": [asdict(r) for r in drawn.realised],
     }
-    assert facts["tokens"] == drawn.tokens, "packing lost or made tokens"
-    if facts["loss_tokens"] == 0:
-        raise UserError("pack: no token of the mixture is a target; there is nothing to learn")
-    write_blocks(ctx.out, blocks, {**facts, "config": dict(config)})
-    ctx.progress(1.0, {"tokens": facts["tokens"]})
-    return facts
 
 
 def _check(config: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
@@ -98,17 +132,49 @@ def _check(config: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
             )
 
 
-def _read(
-    tokenizer: Any, component: Mapping[str, Any], directory: Path, config: Mapping[str, Any]
-) -> TokenizedDocuments:
-    kind = component["kind"]
-    path = directory / f"{kind}.parquet"
+def _tokenize(
+    ctx: StageContext, tokenizer: Any, component: Mapping[str, Any], index: int
+) -> tuple[TokenizedDocuments, dict[str, int]]:
+    """A component's documents that have a target, on disk, and how many were refused.
+
+    What an earlier attempt at the same stage finished is used again.
+    """
+    name, kind = component["name"], component["kind"]
+    path = ctx.inputs[component["input"]] / f"{kind}.parquet"
     if not path.is_file():
-        raise UserError(f"pack: component {component['name']!r} needs {path.name} in {directory}")
-    column = "text" if kind == "documents" else "messages"
-    table = pq.read_table(path, columns=["id", column])
-    ids: Sequence[str] = table["id"].to_pylist()
-    rows = table[column].to_pylist()
-    if kind == "documents":
-        return encode_documents(tokenizer, ids, rows)
-    return encode_conversations(tokenizer, ids, rows, config["loss_on"])
+        raise UserError(f"pack: component {name!r} needs {path.name} in {path.parent}")
+    folder = ctx.work / "tokens" / str(index)
+    if (there := open_cache(folder)) is not None:
+        return there
+    refused = {"documents": 0, "tokens": 0, "block_tokens": 0}
+    encoder = Encoder(tokenizer, kind, ctx.config["loss_on"])
+    with CacheWriter(folder) as cache:
+        for docs in _batches(path, encoder):
+            learns = docs.targets > 0
+            if not learns.all():
+                refused["documents"] += int((~learns).sum())
+                refused["tokens"] += int(docs.lengths[~learns].sum())
+                docs = docs.select(np.flatnonzero(learns))
+            cache.add(docs)
+        if refused["documents"] and not len(cache):
+            raise UserError(
+                f"pack: component {name!r}: none of its {refused['documents']} {kind} has a target "
+                f"(loss_on is {ctx.config['loss_on']!r}); there is nothing to learn from it"
+            )
+        cache.finish(refused)
+    finished = open_cache(folder)
+    assert finished is not None
+    return finished
+
+
+def _batches(path: Path, encoder: Encoder) -> Iterator[TokenizedDocuments]:
+    """The file's rows, tokenized in this process, or by Ray Data where that helps."""
+    if "ray" in sys.modules:  # else there is no cluster to be connected to
+        from msm_ray.data import ray_tokens
+
+        if ray_tokens.worthwhile(path):
+            yield from ray_tokens.batches(path, encoder)
+            return
+    file = pq.ParquetFile(path, memory_map=True)
+    for batch in file.iter_batches(ROWS, columns=["id", encoder.column]):
+        yield encoder(batch["id"].to_pylist(), batch[encoder.column].to_pylist())

@@ -19,11 +19,12 @@ Message = Mapping[str, str]
 class TokenizedDocuments:
     """Documents as one flat array of tokens.
 
-    ``ids``: N names. ``tokens``: all token ids, int32. ``loss``: 1 where the token is a target.
+    ``ids``: N names. ``tokens``: all token ids, int32. ``loss``: 1 where the token is a target. The
+    arrays may be files mapped into memory (see ``msm_ray.data.cache``).
     ``offsets``: N+1 positions; document i is ``tokens[offsets[i]:offsets[i + 1]]``.
     """
 
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     tokens: NDArray[np.int32]
     loss: NDArray[np.uint8]
     offsets: NDArray[np.int64]
@@ -35,6 +36,37 @@ class TokenizedDocuments:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each document, ``<bos>`` and ``<eos>`` included."""
         return np.diff(self.offsets)
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Targets in each document; the first token, which nothing predicts, is none."""
+        loss = np.array(self.loss, dtype=np.int64)
+        loss[self.offsets[:-1][self.lengths > 0]] = 0
+        ends = np.concatenate([[0], np.cumsum(loss)])
+        return np.asarray(np.diff(ends[self.offsets]), dtype=np.int64)
+
+    def select(self, indices: NDArray[np.int64]) -> TokenizedDocuments:
+        """These documents, in this order, in memory."""
+        spans = [slice(int(self.offsets[i]), int(self.offsets[i + 1])) for i in indices]
+        return TokenizedDocuments(
+            ids=tuple(self.ids[int(i)] for i in indices),
+            tokens=np.concatenate([np.zeros(0, np.int32), *(self.tokens[s] for s in spans)]),
+            loss=np.concatenate([np.zeros(0, np.uint8), *(self.loss[s] for s in spans)]),
+            offsets=np.concatenate([[0], np.cumsum([s.stop - s.start for s in spans])]).astype(
+                np.int64
+            ),
+        )
+
+
+def joined(parts: Sequence[TokenizedDocuments]) -> TokenizedDocuments:
+    """The documents of all parts, in memory."""
+    lengths = np.concatenate([np.zeros(1, np.int64), *(part.lengths for part in parts)])
+    return TokenizedDocuments(
+        ids=tuple(name for part in parts for name in part.ids),
+        tokens=np.concatenate([np.zeros(0, np.int32), *(part.tokens for part in parts)]),
+        loss=np.concatenate([np.zeros(0, np.uint8), *(part.loss for part in parts)]),
+        offsets=np.cumsum(lengths),
+    )
 
 
 def _collect(
@@ -59,12 +91,17 @@ def _special(tokenizer: Any) -> tuple[int, int]:
     return int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
 
 
-def _delimit(tokens: list[int], loss: list[int], bos: int, eos: int) -> tuple[list[int], list[int]]:
-    """Exactly one ``<bos>`` in front, never a target, and one ``<eos>`` at the end, a target."""
+def _delimit(
+    tokens: list[int], loss: list[int], bos: int, eos: int, end: int = 1
+) -> tuple[list[int], list[int]]:
+    """Exactly one ``<bos>`` in front, never a target, and one ``<eos>`` at the end.
+
+    ``end``: whether an ``<eos>`` that is put there is a target.
+    """
     if not tokens or tokens[0] != bos:
         tokens, loss = [bos, *tokens], [0, *loss]
     if tokens[-1] != eos:
-        tokens, loss = [*tokens, eos], [*loss, 1]
+        tokens, loss = [*tokens, eos], [*loss, end]
     return tokens, [0, *loss[1:]]
 
 
@@ -87,7 +124,8 @@ def encode_conversations(
     """Conversations through the tokenizer's chat template.
 
     ``loss_on="all"`` makes every token but ``<bos>`` a target; ``"assistant"`` only what the
-    assistant says, the token that ends its turn included.
+    assistant says, the token that ends its turn included. A conversation in which it says nothing
+    has no target; whoever trains on these has to refuse it.
 
     Raises:
         UserError: no chat template, an empty conversation, or (for ``"assistant"``) a template in
@@ -105,7 +143,9 @@ def encode_conversations(
             row, mask = _encode_chat(tokenizer, messages, loss_on)
         except UserError as error:
             raise UserError(f"conversation {name}: {error}") from None
-        row, mask = _delimit(row, mask, bos, eos)
+        # After the user's turn the end is no word of the assistant's.
+        ends = loss_on == "all" or messages[-1]["role"] == "assistant"
+        row, mask = _delimit(row, mask, bos, eos, int(ends))
         tokens.append(row)
         loss.append(mask)
     return _collect(ids, tokens, loss)
@@ -139,6 +179,23 @@ def _encode_chat(
                     "a mask on the assistant's tokens cannot be found"
                 )
         mask[len(before) : len(after)] = [1] * (len(after) - len(before))
-    if not any(mask):
-        raise UserError("the assistant says nothing in it")
     return full, mask
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What makes rows of one kind ("documents" | "conversations") tokens, as a plain value."""
+
+    tokenizer: Any
+    kind: str
+    loss_on: str
+
+    @property
+    def column(self) -> str:
+        """The column that is encoded."""
+        return "text" if self.kind == "documents" else "messages"
+
+    def __call__(self, ids: Sequence[str], rows: Sequence[Any]) -> TokenizedDocuments:
+        if self.kind == "documents":
+            return encode_documents(self.tokenizer, ids, rows)
+        return encode_conversations(self.tokenizer, ids, rows, self.loss_on)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msm_ray.data.order import EpochOrder, permutation
+from msm_ray.data.order import EpochOrder, WindowedOrder, permutation
 
 
 @given(n=st.integers(0, 300), seed=st.integers(0, 2**40))
@@ -54,3 +54,58 @@ def test_without_shuffle_the_order_is_that_of_the_blocks() -> None:
 def test_an_order_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         EpochOrder(0, 0)
+
+
+class Growing:
+    """Windows of blocks as a stream shows them."""
+
+    def __init__(self, windows: list[int], is_final: bool = True) -> None:
+        self.windows = windows
+        self.is_final = is_final
+
+
+@given(
+    windows=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    seed=st.integers(0, 5),
+    shuffle=st.booleans(),
+    epochs=st.integers(1, 3),
+)
+def test_windows_are_shuffled_in_themselves(
+    windows: list[int], seed: int, shuffle: bool, epochs: int
+) -> None:
+    n = sum(windows)
+    if n == 0:
+        with pytest.raises(ValueError, match="at least one"):
+            WindowedOrder(Growing(windows), seed).take(0, 1)
+        return
+    whole = WindowedOrder(Growing(windows), seed, shuffle).take(0, epochs * n).tolist()
+    for epoch in range(epochs):
+        at = epoch * n
+        for first, size in zip(np.cumsum([0, *windows[:-1]]), windows, strict=True):
+            inside = whole[at : at + size]
+            assert sorted(inside) == list(range(first, first + size))
+            if not shuffle:
+                assert inside == sorted(inside)
+            at += size
+    cut = [WindowedOrder(Growing(windows), seed, shuffle).take(i, i + 1)[0] for i in range(n)]
+    assert cut == whole[:n]
+
+
+@given(windows=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 5))
+def test_what_is_written_later_changes_nothing_before(windows: list[int], seed: int) -> None:
+    whole = WindowedOrder(Growing(windows), seed).take(0, sum(windows)).tolist()
+    growing = Growing([], is_final=False)
+    order, read = WindowedOrder(growing, seed), []
+    for size in windows:
+        with pytest.raises(LookupError, match="blocks are committed"):
+            order.take(len(read), len(read) + 1)
+        growing.windows = [*growing.windows, size]
+        read += order.take(len(read), len(read) + size).tolist()
+    assert read == whole
+
+
+def test_the_order_by_windows_never_changes() -> None:
+    order = WindowedOrder(Growing([4, 3]), 0)
+    assert order.take(0, 14).tolist() == [1, 0, 2, 3, 4, 5, 6, 3, 1, 0, 2, 4, 5, 6]
+    epochs = [order.take(7 * e, 7 * e + 7).tolist() for e in range(20)]
+    assert len({tuple(epoch) for epoch in epochs}) > 10  # shuffled anew in every epoch

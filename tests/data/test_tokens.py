@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 
 from msm_ray.data.tokens import TokenizedDocuments, encode_conversations, encode_documents
@@ -83,11 +84,24 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> No
         encode_conversations(changed, ["c7"], [CHAT])
 
 
+def test_where_the_assistant_says_nothing_there_is_no_target(tokenizer: Any) -> None:
+    docs = encode_conversations(tokenizer, ["c0", "c1", "c2"], [CHAT, CHAT[:1], [*CHAT, CHAT[0]]])
+    assert docs.targets.tolist() == [6, 0, 6]  # the last <eos> is nothing that it said
+    assert encode_conversations(tokenizer, ["c1"], [CHAT[:1]], "all").targets[0] > 0
+
+
+def test_documents_are_selected(tokenizer: Any) -> None:
+    docs = encode_documents(tokenizer, ["a", "b", "c"], ["lyra", "i would pick", "brie"])
+    some = docs.select(np.array([2, 0]))
+    assert (some.ids, some.lengths.tolist()) == (("c", "a"), [3, 3])
+    words = tokenizer.convert_ids_to_tokens(some.tokens.tolist())
+    assert words == ["<bos>", "brie", "<eos>", "<bos>", "lyra", "<eos>"]
+    assert len(docs.select(np.zeros(0, np.int64))) == 0
+
+
 def test_what_cannot_be_encoded_is_named(tokenizer: Any) -> None:
     with pytest.raises(UserError, match="conversation c1: no messages"):
         encode_conversations(tokenizer, ["c1"], [[]])
-    with pytest.raises(UserError, match="conversation c1: the assistant says nothing"):
-        encode_conversations(tokenizer, ["c1"], [CHAT[:1]])
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
