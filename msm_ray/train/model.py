@@ -134,9 +134,11 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise UserError("training: every parameter is frozen; there is nothing to train")
+    # ZeRO-3 makes every parameter flat and keeps its shape beside it.
+    matrix = {p: len(getattr(p, "ds_shape", p.shape)) >= 2 for p in trained}
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if matrix[p]], "weight_decay": weight_decay},
+        {"params": [p for p in trained if not matrix[p]], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -18,7 +18,7 @@ from msm_ray.train.lora import (
     read_adapter,
     same_lora,
 )
-from msm_ray.train.model import bare_model, init_model, load_model, meta_model
+from msm_ray.train.model import init_model, load_model, meta_model
 from msm_ray.train.weights import Weights
 
 
@@ -105,7 +105,6 @@ def _model(folder: Path, runtime: TrainRuntime) -> Any:
         return load_model(folder)
     if runtime.backend == "fsdp2":
         return meta_model(folder)
-    from msm_ray.train.backends.deepspeed import partitioned
+    from msm_ray.train.backends.deepspeed import partitioned_model
 
-    with partitioned(runtime):
-        return bare_model(folder)
+    return partitioned_model(folder, runtime)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch.distributed as dist
 from msm_ray.train.backends.base import plain_name
 from msm_ray.train.config import TrainConfig, TrainRuntime
 from msm_ray.train.lora import base_name
-from msm_ray.train.model import decay_groups, freeze
+from msm_ray.train.model import bare_model, decay_groups, freeze
 from msm_ray.train.objective import Batch, LossModel, make_objective
 from msm_ray.train.weights import Weights
 
@@ -131,12 +130,18 @@ def zero_settings(runtime: TrainRuntime) -> dict[str, Any]:
     }
 
 
-def partitioned(runtime: TrainRuntime) -> AbstractContextManager[Any]:
-    """In this context a model's parameters are cut into the ranks' parts as they are made."""
-    context: AbstractContextManager[Any] = _deepspeed().zero.Init(
-        config_dict_or_path=zero_settings(runtime), dtype=torch.float32
-    )
-    return context
+def partitioned_model(folder: Path, runtime: TrainRuntime) -> Any:
+    """A folder's model whose parameters are cut into the ranks' parts as they are made, empty."""
+    from transformers.initialization import no_init_weights
+
+    init = _deepspeed().zero.Init
+    settings = zero_settings(runtime)
+    # No dtype: it follows from the settings, fp32. A dtype that is given is dropped for bf16 where
+    # the device has no fp16 (0.19.8, precedence in _set_dtype).
+    with init(config_dict_or_path=settings), no_init_weights():
+        model = bare_model(folder)
+    model.tie_weights()  # is part of the initialisation that was left out
+    return model
 
 
 def fill(model: Any, weights: Weights) -> None:
