@@ -40,7 +40,7 @@ def start(world_size: int, jobs: list[TrainJob], folder: Path) -> None:
                 )
             )
     try:
-        codes = [rank.wait(timeout=240) for rank in ranks]
+        codes = [rank.wait(timeout=500) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
