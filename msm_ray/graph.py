@@ -306,7 +306,7 @@ def _train(
         kind=kind,
         version="1",
         # The run's seed and the recipe's own add up: both change the order of the data.
-        config={**dataclasses.asdict(config), "seed": config.seed + seed},
+        config={**config.to_dict(), "seed": config.seed + seed},
         inputs={"model": start, "blocks": blocks},
         run="msm_ray.train.stages:train",
         label=label,
