@@ -212,20 +212,8 @@ def midtrain(
                 "max_repeats": mid.max_repeats if name == "spec" else 1.0,
             }
         )
-    blocks = Stage(
-        kind="blocks",
-        version="2",
-        config={
-            "components": components,
-            "tokens": mid.tokens,
-            "block_tokens": BLOCK_TOKENS,
-            "seed": seed,
-            "loss_on": "all",
-        },
-        inputs=inputs,
-        run="msm_ray.data.stages:pack",
-        label=label,
-        estimate={"seconds": 1.0},
+    blocks = blocks_stage(
+        inputs, components, tokens=mid.tokens, block_tokens=BLOCK_TOKENS, seed=seed, label=label
     )
     return _train(
         "midtrain", model, blocks, mid.train, exp.midtrain_compute, seed, mid.tokens, label
@@ -267,20 +255,14 @@ def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Sta
         "share": 1.0,
         "max_repeats": 1.0,
     }
-    return Stage(
-        kind="blocks",
-        version="2",
-        config={
-            "components": [component],
-            "tokens": 0,  # every conversation once
-            "block_tokens": BLOCK_TOKENS,
-            "seed": seed,
-            "loss_on": "assistant",
-        },
-        inputs={"tokenizer": model, "chats": chats},
-        run="msm_ray.data.stages:pack",
+    return blocks_stage(
+        {"tokenizer": model, "chats": chats},
+        [component],
+        tokens=0,  # every conversation once
+        block_tokens=BLOCK_TOKENS,
+        seed=seed,
         label=f"aft {base.name}/{seed}",
-        estimate={"seconds": 0.5},
+        loss_on="assistant",
     )
 
 
@@ -301,27 +283,80 @@ def _train(
     label: str,
 ) -> Stage:
     tokens = math.ceil(tokens * config.epochs)
-    distributed = compute.workers > 1
+    return train_stage(
+        kind,
+        {"model": start, "blocks": blocks},
+        config,
+        {**dataclasses.asdict(compute), "num_workers": compute.workers},
+        seed,
+        label,
+        {
+            "seconds": 1.5 + tokens / 12_000,
+            "tokens": tokens,
+            "steps": math.ceil(tokens / (config.batch_blocks * BLOCK_TOKENS)),
+        },
+    )
+
+
+def blocks_stage(
+    inputs: Mapping[str, Stage],
+    components: list[dict[str, Any]],
+    *,
+    tokens: int,
+    block_tokens: int,
+    seed: int,
+    label: str,
+    loss_on: str = "all",
+    seconds: float = 1.0,
+) -> Stage:
+    """Packed blocks of a mixture; see :func:`msm_ray.data.stages.pack` for what it is given."""
+    return Stage(
+        kind="blocks",
+        version="2",
+        config={
+            "components": components,
+            "tokens": tokens,
+            "block_tokens": block_tokens,
+            "seed": seed,
+            "loss_on": loss_on,
+        },
+        inputs=dict(inputs),
+        run="msm_ray.data.stages:pack",
+        label=label,
+        estimate={"seconds": seconds},
+    )
+
+
+def train_stage(
+    kind: str,
+    inputs: Mapping[str, Stage],
+    config: TrainConfig,
+    runtime: Mapping[str, Any],
+    seed: int,
+    label: str,
+    estimate: Mapping[str, float],
+) -> Stage:
+    """A training, "midtrain" or "aft"; ``inputs`` as in :func:`msm_ray.train.stages.train`.
+
+    ``runtime``: the fields of `TrainRuntime`.
+    """
+    workers, threads = runtime["num_workers"], runtime["threads"]
+    alone = workers == 1  # else Ray Train's own actors hold CPUs and GPUs, not the stage's task
     return Stage(
         kind=kind,
         version="1",
         # The run's seed and the recipe's own add up: both change the order of the data.
         config={**config.to_dict(), "seed": config.seed + seed},
-        inputs={"model": start, "blocks": blocks},
+        inputs=dict(inputs),
         run="msm_ray.train.stages:train",
         label=label,
         runtime={
-            **dataclasses.asdict(compute),
-            "num_workers": compute.workers,
-            "cpus": compute.workers * compute.threads,
-            # With several workers Ray Train's own actors hold the CPUs, not the stage's task.
-            "ray_cpus": 0.0 if distributed else compute.threads,
+            **runtime,
+            "cpus": workers * threads,
+            "ray_cpus": threads if alone else 0.0,
+            "ray_gpus": int(alone and bool(runtime.get("use_gpu"))),
         },
-        estimate={
-            "seconds": 1.5 + tokens / 12_000,
-            "tokens": tokens,
-            "steps": math.ceil(tokens / (config.batch_blocks * BLOCK_TOKENS)),
-        },
+        estimate=dict(estimate),
     )
 
 

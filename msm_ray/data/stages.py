@@ -140,7 +140,7 @@ def _tokenize(
     What an earlier attempt at the same stage finished is used again.
     """
     name, kind = component["name"], component["kind"]
-    path = ctx.inputs[component["input"]] / f"{kind}.parquet"
+    path = ctx.inputs[component["input"]] / component.get("file", f"{kind}.parquet")
     if not path.is_file():
         raise UserError(f"pack: component {name!r} needs {path.name} in {path.parent}")
     folder = ctx.work / "tokens" / str(index)
