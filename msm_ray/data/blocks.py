@@ -106,6 +106,24 @@ class BlockReader:
         value = self._file.get_batch(batch).column("sources")[at].as_py()
         return [(entry["component"], entry["document"]) for entry in value]
 
+    def component_index(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+        """Which component each piece of a document is of, over all blocks, without their ids.
+
+        Returns the components' names, sorted; [pieces] indices into them, in block order; and [N]
+        the first piece of each block.
+        """
+        columns = [
+            self._file.get_batch(i).column("sources") for i in range(self._file.num_record_batches)
+        ]
+        pieces = pa.chunked_array([column.flatten().field("component") for column in columns])
+        encoded = pieces.combine_chunks().dictionary_encode()
+        found = encoded.dictionary.to_pylist()
+        names = sorted(found)
+        place = np.array([names.index(name) for name in found], dtype=np.int64)
+        counts = np.concatenate([column.value_lengths().to_numpy() for column in columns])
+        first = np.cumsum(counts, dtype=np.int64) - counts
+        return names, place[encoded.indices.to_numpy()], first
+
 
 def _concatenate(batches: list[pa.RecordBatch], name: str) -> NDArray[np.int32]:
     return np.concatenate([batch.column(name).to_numpy() for batch in batches])

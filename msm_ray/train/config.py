@@ -13,6 +13,7 @@ SCHEDULES = ("cosine", "linear", "constant", "wsd")
 PRECISIONS = ("bf16", "fp32")
 FREEZABLE = ("embeddings",)
 BACKENDS = ("single", "fsdp2", "deepspeed")
+TRACKERS = ("mlflow", "wandb")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ class TrainRuntime:
     whole share of the batch), less of them needs less memory; ``max_failures``: how often Ray Train
     starts the workers again after one dies; ``worker_cpus``: CPUs that each of several workers asks
     Ray for (None: its threads; a small number when the stage holds the CPUs itself).
+
+    A checkpoint is written every ``checkpoint_seconds`` (0: never), or every ``checkpoint_steps``
+    where that is not 0. ``spike_nats``: how far above the last losses one counts as a spike, which
+    stops the run (0: never; see ``train.watch.spike_limit``). ``track``: where metrics go besides
+    their files, "mlflow:URI" or "wandb:PROJECT".
     """
 
     backend: str = "single"
@@ -136,6 +142,10 @@ class TrainRuntime:
     micro_blocks: int = 0
     max_failures: int = 1
     worker_cpus: float | None = None
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int = 0
+    spike_nats: float = 2.0
+    track: str = ""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -147,6 +157,7 @@ class TrainRuntime:
             ("threads", 1),
             ("micro_blocks", 0),
             ("max_failures", 0),
+            ("checkpoint_steps", 0),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -154,6 +165,17 @@ class TrainRuntime:
                     f"training runtime: {name} is {value!r}, "
                     f"allowed is a whole number of at least {least}"
                 )
+        for name in ("checkpoint_seconds", "spike_nats"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise UserError(
+                    f"training runtime: {name} is {value!r}, allowed is a number of at least 0"
+                )
+        tracker, _, where = self.track.partition(":")
+        if self.track and (tracker not in TRACKERS or not where):
+            raise UserError(
+                f"training runtime: track is {self.track!r}, allowed is mlflow:URI | wandb:PROJECT"
+            )
         if self.backend == "single" and self.num_workers > 1:
             raise UserError(
                 f"training runtime: {self.num_workers} workers need backend fsdp2 or deepspeed, "

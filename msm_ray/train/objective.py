@@ -62,16 +62,22 @@ def packed_logits(model: Any, input_ids_BT: torch.Tensor, position_ids_BT: torch
     return model(input_ids=input_ids_BT, position_ids=position_ids_BT, use_cache=False).logits
 
 
+def target_nats(model: Any, batch: Batch) -> torch.Tensor:
+    """[B, T] nats of each target in fp32, whatever the model computes in; 0 where there is none."""
+    logits_BTV = packed_logits(model, batch.input_ids_BT, batch.position_ids_BT)
+    nats = F.cross_entropy(
+        logits_BTV.float().flatten(0, 1),
+        batch.labels_BT.flatten(),
+        ignore_index=IGNORED,
+        reduction="none",
+    )
+    return nats.view_as(batch.labels_BT)
+
+
 def loss_sum(model: Any, batch: Batch) -> torch.Tensor:
-    """Nats summed over the batch's targets: a scalar in fp32, whatever the model computes in.
+    """Nats summed over the batch's targets: a scalar.
 
     The sum, not a mean: the caller divides by the targets of the *global* batch, so that the
     gradient is the same however the batch is cut over ranks and micro-batches.
     """
-    logits_BTV = packed_logits(model, batch.input_ids_BT, batch.position_ids_BT)
-    return F.cross_entropy(
-        logits_BTV.float().flatten(0, 1),
-        batch.labels_BT.flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    return target_nats(model, batch).sum()

@@ -10,7 +10,7 @@ import ray.train
 from msm_ray.errors import UserError
 from msm_ray.train import worker
 from msm_ray.train.config import TrainConfig, TrainRuntime
-from msm_ray.train.loop import TrainingDiverged
+from msm_ray.train.watch import TrainingDiverged
 from msm_ray.train.worker import TrainJob
 
 
@@ -22,6 +22,7 @@ def job(config: TrainConfig) -> TrainJob:
         blocks="blocks",
         tokenizer="tokenizer",
         out="out",
+        work="work",
         arch={"hidden_size": 32},
     )
 
@@ -62,6 +63,6 @@ def test_ctrl_c_is_the_callers_again_after_a_run() -> None:
 
 
 def test_a_start_needs_a_model_or_an_architecture(job: TrainJob) -> None:
-    without = TrainJob(job.config, job.runtime, "blocks", "tokenizer", "out")
+    without = TrainJob(job.config, job.runtime, "blocks", "tokenizer", "out", "work")
     with pytest.raises(UserError, match="a model folder, or the architecture"):
         worker._start(without)

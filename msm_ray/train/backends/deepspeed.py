@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 from msm_ray.train.config import TrainConfig, TrainRuntime
 from msm_ray.train.model import decay_groups, freeze
-from msm_ray.train.objective import Batch, loss_sum
+from msm_ray.train.objective import Batch, target_nats
 
 
 class DeepSpeedBackend:
@@ -27,6 +28,8 @@ class DeepSpeedBackend:
 
         logger.setLevel(logging.WARNING)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.state_format = "deepspeed"
+        self.target_nats_BT: torch.Tensor | None = None
         self.device = torch.device("cuda" if runtime.use_gpu else "cpu")
         share = config.batch_blocks // self.world_size
         self.micro_blocks = runtime.micro_blocks or share
@@ -49,19 +52,23 @@ class DeepSpeedBackend:
             settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         self.engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
         self.engine.train()
-        self.forward: Any = torch.compile(loss_sum) if runtime.compile else loss_sum
+        self.forward: Any = torch.compile(target_nats) if runtime.compile else target_nats
 
     def step(self, batch: Batch, learning_rate: float, targets: int) -> tuple[float, float]:
         """See :class:`msm_ray.train.backends.base.Backend`."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         nats = torch.zeros((), device=self.device)
+        by_target = []
         for part in batch.to(self.device).split(self.micro_blocks):
-            loss = self.forward(self.engine, part)
+            nats_BT = self.forward(self.engine, part)
+            loss = nats_BT.sum()
             # DeepSpeed averages over ranks and over micro-batches: this makes of it the sum.
             self.engine.backward(loss * (self.world_size * self.micro_steps / targets))
             self.engine.step()  # acts at the last micro-batch only
             nats += loss.detach()
+            by_target.append(nats_BT.detach())
+        self.target_nats_BT = torch.cat(by_target)
         dist.all_reduce(nats)
         return float(nats), float(self.engine.get_global_grad_norm())
 
@@ -82,3 +89,16 @@ class DeepSpeedBackend:
             if name not in tied:  # buffers that are saved with the weights
                 state[name] = value.detach().cpu().clone()
         return state
+
+    def save_state(self, folder: Path) -> Future[Any]:
+        """See :class:`msm_ray.train.backends.base.Backend`. Not meanwhile: steps wait for it."""
+        self.engine.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+        dist.barrier()
+        written: Future[Any] = Future()
+        written.set_result(None)
+        return written
+
+    def load_state(self, folder: Path) -> None:
+        """See :class:`msm_ray.train.backends.base.Backend`. By as many ranks as wrote it."""
+        path, _ = self.engine.load_checkpoint(str(folder), tag="deepspeed")
+        assert path is not None, f"DeepSpeed found nothing in {folder}"

@@ -17,6 +17,9 @@ class Fsdp2Backend(SingleBackend):
     def __init__(self, model: Any, config: TrainConfig, runtime: TrainRuntime) -> None:
         super().__init__(model, config, runtime)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        # A checkpoint is written while steps go on: its messages must not meet theirs. And it is
+        # written from the CPU's memory, which NCCL cannot send.
+        self._checkpoint_group = dist.new_group(backend="gloo")
 
     def place(self, model: Any) -> Any:
         """Shard layer by layer; what is outside the layers (embeddings, final norm) goes last.
@@ -53,3 +56,7 @@ class Fsdp2Backend(SingleBackend):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state: Any = get_model_state_dict(self.model, options=options)
         return state if self.rank == 0 else None
+
+    def checkpoint_group(self) -> Any:
+        """A gloo group of all ranks."""
+        return self._checkpoint_group
