@@ -53,12 +53,13 @@ class Metrics:
         self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115  closed with the run
         session = SessionLog(status=SessionLog.START)
         self._tensorboard.add_event(Event(session_log=session), step + 1)
+        self.event("start", step=step)
 
     def event(self, name: str, **values: Any) -> None:
-        """Something that happened."""
+        """Something that happened; what is out of the ordinary is logged as well."""
         if name == "checkpoint":
             self.last_checkpoint = values["step"]
-        else:
+        elif name != "start":
             log.warning("training: %s %s", name, json.dumps(values))
         self._write({"event": name, "time": time.time(), **values})
 
