@@ -37,6 +37,9 @@ class Metrics:
         self.tracker: Tracker | None = None
         self.last_checkpoint: int | None = None
         self._lines: IO[str] = open(folder / METRICS_FILE, "a", encoding="utf-8")  # noqa: SIM115
+        text = (folder / METRICS_FILE).read_text(encoding="utf-8")
+        if text and not text.endswith("\n"):  # torn when a process was killed: nothing joins it
+            self._lines.write("\n")
         # Its queue holds 10 s of numbers unless told otherwise.
         self._tensorboard = FileWriter(str(folder / TENSORBOARD_FOLDER), flush_secs=5)
 

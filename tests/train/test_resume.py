@@ -31,7 +31,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 DRIVER = Path(__file__).with_name("driver.py")
 STEPS = 45
-EVERY = 4  # steps between two checkpoints
+EVERY = 4  # steps between two checkpoints of a run that is to be killed
+SELDOM = 16  # and of one that is not: two of them stay, the first far from the end
 KILLS = 3
 # 12 blocks a step: two and three ranks share them alike
 CONFIG = TrainConfig(3e-3, 0.9, 0.95, 0.1, 1.0, 0.1, "cosine", 0.1, 12, 5.0, (), "fp32", 0)
@@ -104,7 +105,7 @@ def wait_for_step(job: TrainJob, step: int, starts: int, alive: Callable[[], boo
 @pytest.fixture(scope="module")
 def alone(make_job: Callable[..., TrainJob]) -> TrainJob:
     """The uninterrupted run of one process."""
-    job = make_job("single")
+    job = make_job("single", checkpoint_steps=SELDOM)
     run(job, lambda fraction, facts: None)
     assert len(losses(job)) == STEPS
     return job
@@ -113,7 +114,7 @@ def alone(make_job: Callable[..., TrainJob]) -> TrainJob:
 @pytest.fixture(scope="module")
 def pair(ray_cluster: None, make_job: Callable[..., TrainJob]) -> TrainJob:
     """The uninterrupted run of two ranks."""
-    job = make_job("fsdp2", 2)
+    job = make_job("fsdp2", 2, checkpoint_steps=SELDOM)
     run(job, lambda fraction, facts: None)
     assert len(losses(job)) == STEPS
     return job
@@ -122,7 +123,7 @@ def pair(ray_cluster: None, make_job: Callable[..., TrainJob]) -> TrainJob:
 @pytest.fixture(scope="module")
 def trio(ray_cluster: None, make_job: Callable[..., TrainJob]) -> TrainJob:
     """The uninterrupted run of three ranks."""
-    job = make_job("fsdp2", 3)
+    job = make_job("fsdp2", 3, checkpoint_steps=SELDOM)
     run(job, lambda fraction, facts: None)
     return job
 
