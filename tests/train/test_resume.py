@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,29 @@ def check_same_run(job: TrainJob, expected: TrainJob, kill_steps: list[int]) -> 
 # ---- the driver ---------------------------------------------------------------------------------
 
 
-def own(process: psutil.Process) -> list[psutil.Process]:
-    """A process and all that it started."""
-    return [process, *process.children(recursive=True)]
+def kill(driver: subprocess.Popen[bytes]) -> None:
+    """SIGKILL, and no more: workers have to end by themselves when their driver is gone.
+
+    The scratch of a stage is given to one process at a time, so that the next attempt may begin
+    only then. Agents of Ray that stay behind are no part of the run and are removed.
+    """
+    started = psutil.Process(driver.pid).children(recursive=True)
+    workers = [process for process in started if is_worker(process)]
+    os.kill(driver.pid, signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    _, still = psutil.wait_procs(workers, timeout=60)
+    assert still == []
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is one of Ray Train's workers."""
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("backend", ["single", "fsdp2"])
@@ -163,13 +184,7 @@ def test_a_killed_driver(
             assert driver.wait(300) == 0
             break
         wait_for_step(job, kill_steps[attempt - 1], attempt, lambda: driver.poll() is None)  # noqa: B023
-        started = own(psutil.Process(driver.pid))
-        os.kill(driver.pid, signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL
-        # The scratch of a stage is given to one process at a time: what is left of the last run
-        # has to end by itself first.
-        _, still = psutil.wait_procs(started, timeout=60)
-        assert still == []
+        kill(driver)
     check_same_run(job, expected, kill_steps)
 
 
@@ -178,14 +193,7 @@ def test_a_killed_driver(
 
 def worker_pids() -> list[int]:
     """Ray Train's workers among the processes that this one started."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process.pid)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+    return [p.pid for p in psutil.Process().children(recursive=True) if is_worker(p)]
 
 
 @pytest.mark.parametrize("which", ["one", "all"])
