@@ -87,7 +87,8 @@ class Metrics:
             self.tracker.close()
 
     def copy_to(self, out: Path) -> None:
-        """Put the closed files into the folder of the model."""
+        """Put the closed files into the folder of the model, for those of a killed attempt."""
+        shutil.rmtree(out / TENSORBOARD_FOLDER, ignore_errors=True)
         shutil.copyfile(self.folder / METRICS_FILE, out / METRICS_FILE)
         shutil.copytree(self.folder / TENSORBOARD_FOLDER, out / TENSORBOARD_FOLDER)
 

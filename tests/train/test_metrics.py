@@ -39,6 +39,7 @@ def test_a_repeated_step_stands_there_once(tmp_path: Path) -> None:
     for step in range(5, 10):
         second.step(step, {"loss": 10.0 * step})
     second.close()
+    (tmp_path / "out").mkdir()
     lines = read(tmp_path)
     steps = [line for line in lines if "event" not in line]
     assert [line["step"] for line in steps] == list(range(1, 10))
@@ -49,6 +50,9 @@ def test_a_repeated_step_stands_there_once(tmp_path: Path) -> None:
         "damaged",
         "start",
     ]
+    second.copy_to(tmp_path / "out")
+    second.copy_to(tmp_path / "out")  # the attempt before was killed while it did so
+    assert read(tmp_path / "out") == lines
     assert scalars(tmp_path, "loss") == [(line["step"], line["loss"]) for line in steps]
     assert scalars(tmp_path, "loss_by_source/a") == [(s, 2.0 * s) for s in range(1, 5)]
 
