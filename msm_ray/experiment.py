@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
-from msm_ray.train.config import TrainConfig
+from msm_ray.train.config import TrainConfig, TrainRuntime
 
 if TYPE_CHECKING:
     from msm_ray.settings import RunResult
@@ -128,15 +128,20 @@ class Compute:
     """Where and how it runs. Never part of an artifact's identity.
 
     ``num_workers`` 0 means what the backend is for: one process with ``single``, two ranks with
-    ``fsdp2`` and ``deepspeed`` (ZeRO-3).
+    ``fsdp2`` and ``deepspeed`` (ZeRO-3). ``checkpoint_seconds`` between two checkpoints (0: none);
+    ``track``: where metrics go besides their files, "mlflow:URI" or "wandb:PROJECT".
     """
 
     backend: Literal["single", "fsdp2", "deepspeed"]
     num_workers: int
     threads: int
     compile: bool
+    checkpoint_seconds: float = 60.0
+    track: str = ""
 
     def __post_init__(self) -> None:
+        # checked where a run checks them
+        TrainRuntime(checkpoint_seconds=self.checkpoint_seconds, track=self.track)
         _at_least("num_workers", self.num_workers, 0)
         _at_least("threads", self.threads, 1)
         if self.backend == "single" and self.num_workers > 1:

@@ -235,6 +235,22 @@ class BlockReader:
         self._mapped.move_to_end(number)
         return self._mapped[number]
 
+    def component_index(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+        """Which component each piece of a document is of, over all blocks, without their ids.
+
+        Returns the components' names, sorted; [pieces] indices into them, in block order; and [N]
+        the first piece of each block.
+        """
+        columns = [self._shard(i).column("sources") for i in range(len(self._files))]
+        pieces = pa.chunked_array([column.flatten().field("component") for column in columns])
+        encoded = pieces.combine_chunks().dictionary_encode()
+        found = encoded.dictionary.to_pylist()
+        names = sorted(found)
+        place = np.array([names.index(name) for name in found], dtype=np.int64)
+        counts = np.concatenate([column.value_lengths().to_numpy() for column in columns])
+        first = np.cumsum(counts, dtype=np.int64) - counts
+        return names, place[encoded.indices.to_numpy()], first
+
 
 def _check(path: Path, shard: Mapping[str, Any], verify: bool) -> None:
     if not path.is_file():

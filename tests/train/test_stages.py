@@ -16,10 +16,10 @@ from msm_ray.errors import UserError
 from msm_ray.stage import StageContext
 from msm_ray.train import fingerprint as fp
 from msm_ray.train.config import TrainConfig, TrainRuntime
-from msm_ray.train.loop import TrainingDiverged
 from msm_ray.train.model import load_model
 from msm_ray.train.pretrain import pack_texts, pretrain
 from msm_ray.train.stages import train
+from msm_ray.train.watch import TrainingDiverged
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,9 @@ def test_midtraining_leaves_a_complete_folder(
         "config.json",
         "fingerprint.json",
         "generation_config.json",
+        "metrics.jsonl",
         "model.safetensors",
+        "tensorboard",
         "tokenizer.json",
         "tokenizer_config.json",
         "training.json",
