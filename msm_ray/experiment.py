@@ -178,6 +178,12 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "_").isidentifier():
             raise UserError(f"name is {self.name!r}; allowed: letters, digits, '_' and '-'")
+        for name in ("midtrain", "aft"):
+            if getattr(self, name).train.lora is not None:
+                raise UserError(
+                    f"{name}.train.lora is set; the micro-world trains whole weights, a Recipe"
+                    " (msm_ray.recipe) trains adapters"
+                )
         for field in ("bases", "seeds", "specs"):
             if not getattr(self, field):
                 raise UserError(f"{field} is empty; at least one is needed")
