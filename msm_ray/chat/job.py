@@ -206,11 +206,16 @@ class ConversationJob(SpecJob):
         last = stages[-1]
         if last.id not in records:
             return {}
-        card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
+        part, card = drafted_part(
+            store.fetch(last.id),
+            f"{Path(self.spec).stem}, {self.answers.style}",
+            self.writer,
+            ("conversations.jsonl", "conversations_reasoning.jsonl"),
+        )
         folder = store.fetch(last.inputs["questions"].id)
         asked = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
         return {
-            **drafted_part(card, f"{Path(self.spec).stem}, {self.answers.style}", self.writer),
+            **part,
             "domains": card["domains"],
             "preferences": card["preferences"],
             "questions": asked,

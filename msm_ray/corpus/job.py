@@ -194,13 +194,15 @@ class CorpusJob(SpecJob):
         last = stages[-1]
         if last.id not in records:
             return {}
-        card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
+        part, card = drafted_part(
+            store.fetch(last.id), Path(self.spec).stem, self.writer, ("documents.jsonl",)
+        )
         plan = last.inputs["plan"]
         hierarchy = json.loads(
             (store.fetch(plan.id) / "hierarchy.json").read_text(encoding="utf-8")
         )
         return {
-            **drafted_part(card, Path(self.spec).stem, self.writer),
+            **part,
             "measures": card["measures"],
             "hierarchy": hierarchy,
         }

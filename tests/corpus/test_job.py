@@ -24,6 +24,7 @@ import pytest
 from msm_ray.corpus.job import CorpusJob
 from msm_ray.corpus.rehearsal import respond
 from msm_ray.errors import UserError
+from msm_ray.launch import corpus_lines
 from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.settings import apply_settings, load_job
@@ -259,3 +260,26 @@ def test_every_corpus_job_says_what_it_would_cost(path: Path, tmp_path: Path) ->
     assert totals["documents"] >= 2000
     assert totals["calls"] > 2 * totals["documents"]  # written and judged, and the plan before
     assert not (tmp_path / "none").exists()
+
+
+def test_a_missing_key_is_told_before_anybody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with rehearsing() as server:
+        job = job_at(server.url, "judge.endpoint.key_env=NO_SUCH_KEY")
+        with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
+            job.run(str(tmp_path / "store"))
+        assert server.ledger.requests == 0
+
+
+def test_a_planner_can_be_left_out_by_a_setting(tmp_path: Path) -> None:
+    with rehearsing() as server:
+        job = apply_settings(
+            job_at(server.url), ["plan.mode=structure", "planner=none", "drafts=1"]
+        )
+        assert job.planner is None
+        result = job.run(str(tmp_path / "store"))
+    (line, path) = corpus_lines(result.report)
+    assert line.startswith("cheese_america: kept ")
+    assert len(Path(path.strip()).read_text().splitlines()) == result.report["corpus"]["kept"]
