@@ -19,6 +19,7 @@ from typing import Any
 
 from msm_ray.artifact import Record, Store
 from msm_ray.corpus.making import read_items
+from msm_ray.corpus.outages import check_share
 from msm_ray.errors import UserError
 from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel, needs_ray
@@ -65,14 +66,17 @@ def items_stage(paths: Sequence[str], label: str) -> Stage:
     )
 
 
-def runtime_of(**models: AnyModel | None) -> dict[str, Any]:
-    """The runtime of a stage that asks models, by their roles."""
+def runtime_of(failed_share: float, **models: AnyModel | None) -> dict[str, Any]:
+    """The runtime of a stage that asks models, by their roles; `outages` on the share."""
     places = {role: model.place() for role, model in models.items() if model is not None}
-    return {**places, "where": "driver", "cpus": 0.1}
+    return {**places, "failed_share": failed_share, "where": "driver", "cpus": 0.1}
 
 
-def check_drafting(drafts: int, judge: AnyModel | None, judge_sampling: Sampling | None) -> None:
+def check_drafting(
+    drafts: int, judge: AnyModel | None, judge_sampling: Sampling | None, failed_share: float
+) -> None:
     """UserError unless something can be drafted, and judged if it is to be."""
+    check_share(failed_share)
     if drafts < 1:
         raise UserError(f"drafts is {drafts}; allowed: 1 or more")
     if (judge is None) != (judge_sampling is None):

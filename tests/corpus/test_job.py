@@ -61,10 +61,19 @@ def job_at(url: str, *settings: str) -> CorpusJob:
     return apply_settings(job, [*SMALL, *settings_for(url), *settings])
 
 
-def tables(store: Path, report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def corpus_folder(store: Path, report: dict[str, Any]) -> Path:
     (id,) = [a["id"] for a in report["provenance"]["artifacts"] if a["kind"] == "corpus"]
     record = json.loads((store / "artifacts" / id / "record.json").read_text())
-    folder = store / "artifacts" / id / record["attempt"]
+    return store / "artifacts" / id / str(record["attempt"])
+
+
+def card_of(store: Path, report: dict[str, Any]) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((corpus_folder(store, report) / "card.json").read_text())
+    return card
+
+
+def tables(store: Path, report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    folder = corpus_folder(store, report)
     names = ("documents", "rejected", "failed", "redrafted")
     return {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in names}
 
@@ -154,7 +163,10 @@ def test_2000_documents_from_a_server_that_misbehaves_in_every_way(tmp_path: Pat
     ids = [row["id"] for name in ("documents", "rejected", "failed") for row in found[name]]
     assert len(ids) == len(set(ids)) == 2000
     assert corpus["kept"] > 1900
-    assert corpus["redrafted"][0] == len(found["redrafted"]) > 100
+    card = card_of(store, result.report)
+    assert corpus["redrafted"][0] > 100
+    assert len(found["redrafted"]) == corpus["redrafted"][0] + card["rewritten"]
+    assert card["unfaithful_first"] == card["rewritten"] + card["rewrites_failed"] > 20
     for row in found["documents"]:
         text = row["text"]
         assert not re.search(r"<\s*/?\s*(scratchpad|content|think)", text), text
