@@ -95,7 +95,7 @@ class ConversationJob(SpecJob):
         prompts, tokens = self._question_costs()
         return Stage(
             kind="chat_questions",
-            version="1",
+            version="2",
             config={
                 "questions": self.questions.to_config(),
                 "planner": self.planner.identity(),
@@ -120,7 +120,7 @@ class ConversationJob(SpecJob):
         judging = self.judge_sampling.to_config() if self.judge_sampling else None
         return Stage(
             kind="chat_conversations",
-            version="1",
+            version="2",
             config={
                 "answers": dataclasses.asdict(self.answers),
                 "writer": self.writer.identity(),

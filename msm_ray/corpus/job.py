@@ -109,7 +109,7 @@ class CorpusJob(SpecJob):
         judge = self.judge_sampling.to_config() if self.judge_sampling else None
         return Stage(
             kind="corpus",
-            version="1",
+            version="2",
             config={
                 "writer": self.writer.identity(),
                 "sampling": self.sampling.to_config(),
