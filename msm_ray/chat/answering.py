@@ -26,6 +26,7 @@ from msm_ray.corpus.drafting import (
     ask_judge,
     draft_id,
     prompt_table,
+    tokens_of,
 )
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.verdicts import mark
@@ -121,7 +122,8 @@ class Answering:
         card = sink.close()
         total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
         assert total == len(questions), f"{len(questions)} were planned, {total} came out"
-        return {"planned": len(questions), **card, "redrafted": redrafted}
+        asked_for = {"redrafted": redrafted, "unmetered": self.tally.unmetered}
+        return {"planned": len(questions), **card, **asked_for}
 
     def _tell(self, draft: int, before: int, asked: int, done: int) -> None:
         self.progress(before + done, draft, asked)
@@ -151,7 +153,7 @@ class Answering:
         )
         for d, answer in zip(drafts, answers.to_pylist(), strict=True):
             self.tally.wrote(answer)
-            d.raw, d.tokens, d.error = answer["text"], answer["tokens"], answer["error"]
+            d.raw, d.tokens, d.error = answer["text"], tokens_of(answer), answer["error"]
             if not d.error:
                 d.made = self.screen.read(d.question, answer)
                 d.reject(d.made.reason, d.made.detail)

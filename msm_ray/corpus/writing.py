@@ -29,6 +29,7 @@ from msm_ray.corpus.drafting import (
     ask_judge,
     draft_id,
     prompt_table,
+    tokens_of,
 )
 from msm_ray.corpus.measures import Measures
 from msm_ray.corpus.naming import Identity
@@ -110,7 +111,8 @@ class Writing:
         card = sink.close()
         total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
         assert total == planned, f"{planned} documents were planned, {total} came out"
-        return {"planned": planned, **card, "redrafted": redrafted}
+        asked_for = {"redrafted": redrafted, "unmetered": self.tally.unmetered}
+        return {"planned": planned, **card, **asked_for}
 
     def _tell(self, draft: int, before: int, open_ids: Collection[str] | None, done: int) -> None:
         self.progress(before + done, draft, len(open_ids) if open_ids is not None else None)
@@ -164,7 +166,7 @@ class Writing:
         answers = self.writer.answers.answer(prompts, self.writer.sampling, work, progress)
         for d, answer in zip(drafts, answers.to_pylist(), strict=True):
             self.tally.wrote(answer)
-            d.tokens, d.error, d.reason, d.text = answer["tokens"], answer["error"], "", ""
+            d.tokens, d.error, d.reason, d.text = tokens_of(answer), answer["error"], "", ""
             if not d.error:
                 d.text, reason = self.screen.read(d.plan, answer)
                 d.reason = reason or ""
@@ -297,4 +299,4 @@ def _document_columns() -> list[str]:
 
 def _share(answer: Mapping[str, Any], text: str) -> int:
     """Tokens of the document in an answer, by its share of the answer's characters."""
-    return max(1, round(int(answer["tokens"]) * len(text) / max(len(answer["text"]), 1)))
+    return max(1, round(tokens_of(answer) * len(text) / max(len(answer["text"]), 1)))

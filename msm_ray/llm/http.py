@@ -51,6 +51,19 @@ _SLICE_ROWS = 256
 Row = dict[str, Any]
 
 
+class _Client(openai.AsyncOpenAI):
+    """The client without what it reads from the environment for its own maker's endpoint.
+
+    OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS would else go to any ``base_url``.
+    """
+
+    @property
+    def default_headers(self) -> dict[str, str | openai.Omit]:
+        """Of every request; the rest comes with each of them."""
+        plain = {"Accept": "application/json", "Content-Type": "application/json"}
+        return {**plain, "User-Agent": self.user_agent, **self.platform_headers()}
+
+
 class HttpAnswers:
     """`Answers` by an endpoint. Called in a thread without a running event loop.
 
@@ -181,7 +194,7 @@ class _Call:
         for name in ("httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         timeout_s = self._runtime.timeout_s
-        return openai.AsyncOpenAI(
+        return _Client(
             base_url=self._endpoint.base_url,
             # Never None, with or without a key: the client would look for one in variables that
             # are meant for other endpoints. The headers of each request say what is sent.
