@@ -21,6 +21,9 @@ def commands() -> list[tuple[str, ...]]:
         docstring = path.read_text().split('"""')[1]
         for line in re.findall(r"^ *msm ((?:run|preview) .*)$", docstring, re.MULTILINE):
             words = shlex.split(line, comments=True)[1:]
+            if "--address" in words:  # where it runs, not what
+                at = words.index("--address")
+                del words[at : at + 2]
             found[tuple(words)] = path
     return list(found)
 

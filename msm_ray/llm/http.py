@@ -26,7 +26,7 @@ from msm_ray.errors import UserError
 from msm_ray.llm.endpoint import PATHS, Endpoint, HttpRuntime
 from msm_ray.llm.journal import Flusher, Journal, in_order
 from msm_ray.llm.pacing import Clock, Pace, SystemClock, backoff
-from msm_ray.llm.price import CHARACTERS_PER_TOKEN, Estimate, Price
+from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
 from msm_ray.llm.replies import (
     Consequence,
@@ -38,7 +38,7 @@ from msm_ray.llm.replies import (
     scrubber,
 )
 
-__all__ = ["Endpoint", "Estimate", "HttpAnswers", "HttpRuntime", "Price"]
+__all__ = ["Endpoint", "HttpAnswers", "HttpRuntime"]
 
 log = logging.getLogger(__name__)
 
