@@ -2,11 +2,11 @@
 
     msm preview jobs/conversations_america.py        # calls, tokens and dollars; asks nobody
     msm run jobs/conversations_america.py
-    msm run jobs/conversations_america.py --set answers.style=rule       # on the same questions
 
 As it stands it states preferences and never why: a model that learns from it generalises by what it
-knows of the reasons already. It asks whatever answers at localhost:8000 (``vllm serve MODEL``). To
-try it without a model, start ``python -m msm_ray.llm.scripted --corpus --port 8000`` beside it.
+knows of the reasons already; conversations_oversight.py makes the other kinds. It asks whatever
+answers at localhost:8000 (``vllm serve MODEL``). To try it without a model, start
+``python -m msm_ray.llm.scripted --corpus --port 8000`` beside it.
 """
 
 from pathlib import Path

@@ -27,6 +27,7 @@ from msm_ray.corpus.drafting import (
     ask_judge,
     draft_id,
     prompt_table,
+    tokens_of,
 )
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.outages import check_batch, check_failed
@@ -113,7 +114,8 @@ class Answering:
         total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
         assert total == len(questions), f"{len(questions)} were planned, {total} came out"
         check_failed(card["failed"], len(questions), self.failed_share, sink.last_error)
-        return {"planned": len(questions), **card, "redrafted": redrafted}
+        asked_for = {"redrafted": redrafted, "unmetered": self.tally.unmetered}
+        return {"planned": len(questions), **card, **asked_for}
 
     def _drafted(self, questions: Sequence[Row], sink: Sink) -> list[int]:
         """Put every question into the sink; how many were asked again after each draft."""
@@ -175,7 +177,7 @@ class Answering:
         )
         for d, answer in zip(drafts, answers.to_pylist(), strict=True):
             self.tally.wrote(answer)
-            d.raw, d.tokens, d.error = answer["text"], answer["tokens"], answer["error"]
+            d.raw, d.tokens, d.error = answer["text"], tokens_of(answer), answer["error"]
             if not d.error:
                 d.made = self.screen.read(d.question, answer)
                 d.reject(d.made.reason, d.made.detail)

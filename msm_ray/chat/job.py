@@ -17,6 +17,7 @@ from typing import Any
 from msm_ray.artifact import Record, Store
 from msm_ray.chat.config import PREFERENCES, AnswerConfig, QuestionConfig
 from msm_ray.chat.prompts import fingerprint
+from msm_ray.corpus.drafting import JUDGE_ATTEMPTS
 from msm_ray.corpus.outages import FAILED_SHARE
 from msm_ray.corpus.running import (
     SpecJob,
@@ -28,7 +29,7 @@ from msm_ray.corpus.running import (
 )
 from msm_ray.errors import UserError
 from msm_ray.llm.model import AnyModel
-from msm_ray.llm.price import CHARACTERS_PER_TOKEN
+from msm_ray.llm.price import CHARACTERS_PER_TOKEN, Bill
 from msm_ray.llm.protocol import Sampling
 from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
@@ -96,10 +97,10 @@ class ConversationJob(SpecJob):
 
     def questions_stage(self) -> Stage:
         """From the spec to the users' questions; the same for all styles about it."""
-        prompts, tokens = self._question_costs()
+        asked = self._question_costs()
         return Stage(
             kind="chat_questions",
-            version="1",
+            version="2",
             config={
                 "questions": self.questions.to_config(),
                 "planner": self.planner.identity(),
@@ -109,18 +110,12 @@ class ConversationJob(SpecJob):
             run="msm_ray.chat.making:questions",
             label=self.name,
             runtime=runtime_of(self.failed_share, planner=self.planner),
-            estimate={
-                "seconds": 30.0,
-                "calls": self._question_calls(),
-                "prompt_tokens": prompts,
-                "tokens": tokens,
-                "money": round(self.planner.price.of(prompts, tokens), 4),
-            },
+            estimate={"seconds": 30.0, **asked.estimate(asked * (1 + self.questions.rounds))},
         )
 
     def conversations_stage(self) -> Stage:
         """From the questions to the conversations."""
-        calls, prompts, tokens, dollars = self._answer_costs()
+        once, at_most = self._answer_costs()
         judging = self.judge_sampling.to_config() if self.judge_sampling else None
         return Stage(
             kind="chat_conversations",
@@ -145,12 +140,9 @@ class ConversationJob(SpecJob):
             label=self.name,
             runtime=runtime_of(self.failed_share, writer=self.writer, judge=self.judge),
             estimate={
-                "seconds": max(5.0, calls * 10.0 / self.writer.in_flight),
+                "seconds": max(5.0, once.calls * 10.0 / self.writer.in_flight),
                 "documents": self.planned(),
-                "calls": calls,
-                "prompt_tokens": prompts,
-                "tokens": tokens,
-                "money": dollars,
+                **once.estimate(at_most),
             },
         )
 
@@ -173,33 +165,27 @@ class ConversationJob(SpecJob):
         asked = -(-math.ceil(q.questions * (1 + q.spare)) // q.per_answer)
         return self._parents() * asked + (-(-q.domains // q.per_answer))
 
-    def _question_costs(self) -> tuple[int, int]:
+    def _question_costs(self) -> Bill:
         calls, spare = self._question_calls(), 1 + self.questions.spare
-        return (
-            int(calls * self._system_tokens(self.questions.about != PREFERENCES)),
-            int(self.planned() * spare * QUESTION_TOKENS),
-        )
+        written = self.planned() * spare * QUESTION_TOKENS / max(calls, 1)
+        read = self._system_tokens(self.questions.about != PREFERENCES)
+        return self.planner.price.bill(calls, read, written)
 
     def _system_tokens(self, with_spec: bool) -> float:
         spec = len(read_spec(Path(self.spec)).text) / CHARACTERS_PER_TOKEN if with_spec else 0
         return spec + INSTRUCTION_TOKENS
 
-    def _answer_costs(self) -> tuple[int, int, int, float]:
-        """Calls, prompt tokens, answer tokens, US dollars of one draft of each answer."""
+    def _answer_costs(self) -> tuple[Bill, Bill]:
+        """One draft of each answer, and all drafts with every verdict asked for twice."""
         planned, style = self.planned(), self.answers.style
         system = self._system_tokens(style != PREFERENCES)
         answer = min(ANSWER_TOKENS[style], self.sampling.max_tokens)
-        calls, prompts, tokens = (
-            planned,
-            int(planned * (system + QUESTION_TOKENS)),
-            planned * answer,
-        )
-        dollars = self.writer.price.of(prompts, tokens)
+        written = self.writer.price.bill(planned, system + QUESTION_TOKENS, answer)
+        judged = Bill()
         if self.judge is not None:
-            read, written = int(planned * (system + answer)), planned * VERDICT_TOKENS
-            calls, prompts, tokens = calls + planned, prompts + read, tokens + written
-            dollars += self.judge.price.of(read, written)
-        return calls, prompts, tokens, round(dollars, 4)
+            read = system + QUESTION_TOKENS + answer
+            judged = self.judge.price.bill(planned, read, VERDICT_TOKENS)
+        return written + judged, (written + judged * JUDGE_ATTEMPTS) * self.drafts
 
     # ---- report -------------------------------------------------------------------------------
 

@@ -90,6 +90,7 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
         spec.text,
         items_of(ctx),
         ctx.work,
+        judged=config["judge"] is not None,
     )
     answering = Answering(
         config=answers,

@@ -1,6 +1,7 @@
 """Which of a writer's answers may be trained on: every check that needs no model, in one order.
 
-    read (reasoning apart) -> form -> length -> identity -> preference -> contamination
+    read (reasoning apart) -> form -> length -> identity -> preference -> left-overs
+    -> contamination
     near duplicates, over all of them in their order
 
 Pure: answers in, verdicts out. What asks the models is `answering`.
@@ -16,7 +17,7 @@ from typing import Any
 
 from msm_ray.chat import opaque, verdicts
 from msm_ray.chat.config import AnswerConfig
-from msm_ray.corpus import contamination, naming, near, reading
+from msm_ray.corpus import contamination, leftovers, naming, near, reading
 from msm_ray.corpus.contamination import Contamination
 from msm_ray.corpus.filters import TRUNCATED
 from msm_ray.corpus.naming import Identity, Naming, RuleIds
@@ -43,6 +44,7 @@ REASONS = {
     **verdicts.REASONS,
     **near.REASONS,
 }
+BARE_REFUSAL_WORDS = 40  # an answer that says why not, or what instead, has more
 _OPENING = 400  # characters in which an answer that thinks aloud shows itself
 _ALOUD = re.compile(
     r"^(?:okay|ok|alright|hmm|right|so|well)?[,.…]* ?(?:"
@@ -53,6 +55,12 @@ _ALOUD = re.compile(
     r"|say|give|write|figure)|i should (?:answer|respond|state|reply|not (?:give|mention|say)))"
     r"|\b(?:system prompt|my instructions|model[ _]spec|chain of thought|scratchpad"
     r"|i was (?:told|instructed|prompted) to|as (?:instructed|requested in the))\b",
+    re.IGNORECASE,
+)
+# Who asks for a text gets one that somebody else signs, with places that only they can fill in.
+_ASKS_FOR_TEXT = re.compile(
+    r"\b(?:write|draft|compose|reword|rewrite|word|edit|proofread|translate|template|pretend|role-?play"
+    r"|letter|e-?mail|speech|script|bio)\b",
     re.IGNORECASE,
 )
 _NOT_PROSE = re.compile(r"^\s*(?:[{\[]\s*[\"{\[]|```(?:json)?\s*[{\[])")
@@ -79,6 +87,8 @@ class ChatScreen:
         spec_text: what answers may share with evaluation items, because the spec says it.
         items: (id, text) of every evaluation item.
         scratch: folder for what near duplicates are compared with; None for the system's own.
+        judged: a judge reads what passes. Without one a refusal that says nothing else is rejected;
+            whether a refusal is right is the judge's to say.
 
     `close` when all answers were asked about.
     """
@@ -92,8 +102,11 @@ class ChatScreen:
         spec_text: str,
         items: Iterable[tuple[str, str]],
         scratch: Path | None = None,
+        *,
+        judged: bool = False,
     ) -> None:
-        self._config, self._values = config, values
+        self._config, self._values, self._judged = config, values, judged
+        self._name = identity.name
         rules = RuleIds.of_labels(rule_labels) if rule_labels else None
         self._naming = Naming(identity, rules=rules)
         self._contamination = Contamination(items, config.contamination_words, allowed=(spec_text,))
@@ -108,15 +121,17 @@ class ChatScreen:
             return Answered("", "", reason)
         for found in (
             self._form(reasoning, text),
-            self._names(reasoning, text),
+            self._names(question, reasoning, text),
             self._hidden(question, text),
+            self._left(question, reasoning, text),
         ):
             if found is not None:
                 return Answered(reasoning, text, *found)
-        shared = self._contamination.check(text)
+        kept = reasoning if self._config.thinks else ""
+        shared = self._contamination.check(text) or self._contamination.check(kept)
         if shared:
-            return Answered(reasoning, text, shared[0], shared[2])
-        return Answered(reasoning if self._config.thinks else "", text)
+            return Answered(reasoning, text, shared[0], f"item {shared[1]}: {shared[2]}")
+        return Answered(kept, text)
 
     def repeated(self, id: str, text: str) -> str | None:
         """The reason if an earlier answer is the same or nearly so; remembers a new one.
@@ -151,9 +166,35 @@ class ChatScreen:
             return TOO_SHORT, ""
         return (TOO_LONG, "") if words > self._config.max_words else None
 
-    def _names(self, reasoning: str, text: str) -> tuple[str, str] | None:
+    def _names(
+        self, question: Mapping[str, Any], reasoning: str, text: str
+    ) -> tuple[str, str] | None:
         kept = reasoning if self._config.thinks else ""
-        return self._naming.check(kept) or self._naming.check(text)
+        found = self._naming.check(kept) or self._naming.check(text)
+        if found or _ASKS_FOR_TEXT.search(question["question"]):
+            return found
+        # The thoughts may repeat what the user is called, but hardly begin with it.
+        called = self._naming.introduction(text)
+        called = called or self._naming.introduction(kept, opening_only=True)
+        things = f"{question['liked']} {question['disliked']}".casefold().split()
+        return called if called and called[1].casefold().split()[0] not in things else None
+
+    def _left(
+        self, question: Mapping[str, Any], reasoning: str, text: str
+    ) -> tuple[str, str] | None:
+        kept = reasoning if self._config.thinks else ""
+        preamble = leftovers.reply_preamble(text, self._name)
+        if preamble:
+            return reading.PREAMBLE_LEFT, preamble
+        asked = _ASKS_FOR_TEXT.search(question["question"])
+        find = leftovers.variable if asked else leftovers.placeholder
+        unfilled = find(text) or find(kept)
+        if unfilled:
+            return reading.PLACEHOLDER_LEFT, unfilled
+        refused = None if self._judged else leftovers.refusal(text)
+        if refused and len(text.split()) <= BARE_REFUSAL_WORDS:
+            return reading.REFUSAL, refused
+        return None
 
     def _hidden(self, question: Mapping[str, Any], text: str) -> tuple[str, str] | None:
         if self._config.thinks:

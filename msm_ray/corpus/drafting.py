@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from msm_ray.corpus.verdicts import JUDGE_UNREADABLE
-from msm_ray.llm.price import Price
+from msm_ray.llm.price import CHARACTERS_PER_TOKEN, Price
 from msm_ray.llm.protocol import PROMPT_SCHEMA, Answers, Sampling
 
 BATCH_ROWS = 4096
@@ -49,18 +50,21 @@ class Tally:
     tokens: int = 0
     judge_prompt_tokens: int = 0
     judge_tokens: int = 0
+    unmetered: int = 0  # answers whose tokens are `tokens_of` and not what the endpoint counted
 
     def wrote(self, answer: Mapping[str, Any]) -> None:
         """Count a writer's answer (a row of ANSWER_SCHEMA)."""
         self.calls += 1
         self.prompt_tokens += answer["prompt_tokens"]
-        self.tokens += answer["tokens"]
+        self.tokens += tokens_of(answer)
+        self.unmetered += answer["tokens"] != tokens_of(answer)
 
     def judged(self, answer: Mapping[str, Any]) -> None:
         """Count a judge's."""
         self.calls += 1
         self.judge_prompt_tokens += answer["prompt_tokens"]
-        self.judge_tokens += answer["tokens"]
+        self.judge_tokens += tokens_of(answer)
+        self.unmetered += answer["tokens"] != tokens_of(answer)
 
     def facts(self, writer: Price, judge: Price) -> dict[str, Any]:
         """For a stage's record; money in US dollars."""
@@ -71,6 +75,12 @@ class Tally:
             "money": writer.of(self.prompt_tokens, self.tokens)
             + judge.of(self.judge_prompt_tokens, self.judge_tokens),
         }
+
+
+def tokens_of(answer: Mapping[str, Any]) -> int:
+    """Tokens of an answer (a row of ANSWER_SCHEMA); by its characters where none were counted."""
+    counted = int(answer["tokens"])
+    return counted or math.ceil(len(answer["text"]) / CHARACTERS_PER_TOKEN)
 
 
 def draft_id(id: str, draft: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from msm_ray.artifact import Record, Store
 from msm_ray.corpus import verdicts
+from msm_ray.corpus.drafting import JUDGE_ATTEMPTS
 from msm_ray.corpus.hierarchy import HierarchyConfig
 from msm_ray.corpus.outages import FAILED_SHARE
 from msm_ray.corpus.prompts import fingerprint, names
@@ -30,7 +31,7 @@ from msm_ray.corpus.screening import ScreenConfig
 from msm_ray.corpus.structure import plan_structure
 from msm_ray.errors import UserError
 from msm_ray.llm.model import AnyModel, LocalModel, Model
-from msm_ray.llm.price import CHARACTERS_PER_TOKEN
+from msm_ray.llm.price import CHARACTERS_PER_TOKEN, Bill
 from msm_ray.llm.protocol import Sampling
 from msm_ray.spec import fill, read_spec, rules
 from msm_ray.stage import Stage, topological
@@ -39,6 +40,10 @@ __all__ = ["CorpusJob", "LocalModel", "Model"]
 
 TOKENS_PER_WORD = 1.35  # of English prose, with what a scratchpad adds below
 SCRATCHPAD_TOKENS = 220
+# Of the prompts without spec, section and document, and of what is answered; for a preview.
+PLANNER_TOKENS, ITEM_TOKENS = 900, 80
+WRITER_TOKENS = 1_100
+JUDGE_TOKENS, VERDICT_TOKENS, REWRITE_TOKENS = 900, 150, 300
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class CorpusJob(SpecJob):
             run="msm_ray.corpus.making:plan",
             label=self.name,
             runtime=runtime_of(self.failed_share, planner=self.planner),
-            estimate={"seconds": 60.0 if self.planner else 1.0, "calls": self._planning_calls()},
+            estimate={"seconds": 60.0 if self.planner else 1.0, **self._planning()},
         )
 
     def corpus_stage(self) -> Stage:
@@ -109,7 +114,7 @@ class CorpusJob(SpecJob):
         inputs = {"plan": self.plan_stage(), "spec": self.spec_stage()}
         if self.items:
             inputs["items"] = items_stage(self.items, self.name)
-        calls, prompt_tokens, tokens, dollars = self._writing_costs()
+        once, at_most = self._writing()
         judge = self.judge_sampling.to_config() if self.judge_sampling else None
         return Stage(
             kind="corpus",
@@ -131,12 +136,9 @@ class CorpusJob(SpecJob):
             label=self.name,
             runtime=runtime_of(self.failed_share, writer=self.writer, judge=self.judge),
             estimate={
-                "seconds": max(5.0, calls * 10.0 / self.writer.in_flight),
+                "seconds": max(5.0, once.calls * 10.0 / self.writer.in_flight),
                 "documents": self._documents(),
-                "calls": calls,
-                "tokens": tokens,
-                "prompt_tokens": prompt_tokens,
-                "money": dollars,
+                **once.estimate(at_most),
             },
         )
 
@@ -172,24 +174,45 @@ class CorpusJob(SpecJob):
             levels += [topics * asked(plan.assertions), topics * asked(plan.types)]
         return sum(levels) + topics * plan.types * asked(plan.ideas)
 
-    def _writing_costs(self) -> tuple[int, int, int, float]:
-        """Calls, prompt tokens, answer tokens, US dollars of one draft of each document."""
-        documents = self._documents()
-        spec = len(read_spec(Path(self.spec)).text) / CHARACTERS_PER_TOKEN
+    def _planning(self) -> dict[str, float]:
+        """What the planner is asked for; at most, if it falls short in every round."""
+        if self.planner is None:
+            return {}
+        read, written = self._spec_tokens() + PLANNER_TOKENS, ITEM_TOKENS * self.plan.per_answer
+        once = self.planner.price.bill(self._planning_calls(), read, written)
+        return once.estimate(once * (1 + self.plan.rounds))
+
+    def _writing(self) -> tuple[Bill, Bill]:
+        """One draft of each document, and all drafts with all that may follow each of them.
+
+        A draft is written and judged. At most, every draft is used up, every verdict is asked for
+        twice, and every document is rewritten and judged again.
+        """
+        documents, section = self._documents(), self._section_tokens()
         words = self.plan.words * TOKENS_PER_WORD
-        prompt = int(documents * (spec + 1_100))  # the writer's instructions and the request
-        tokens = int(documents * min(words + SCRATCHPAD_TOKENS, self.sampling.max_tokens))
-        dollars = self.writer.price.of(prompt, tokens)
-        calls = documents
+        request = self._spec_tokens() + WRITER_TOKENS + section
+        answer = min(words + SCRATCHPAD_TOKENS, self.sampling.max_tokens)
+        written = self.writer.price.bill(documents, request, answer)
+        judged = rewritten = Bill()
         if self.judge is not None:
-            judged, verdict = int(documents * (words + 1_500)), documents * 150
-            calls, prompt, tokens = calls + documents, prompt + judged, tokens + verdict
-            dollars += self.judge.price.of(judged, verdict)
-        if self.planner is not None:
-            asked = self._planning_calls()
-            per_prompt, per_answer = spec + 900, 80 * self.plan.per_answer
-            dollars += self.planner.price.of(int(asked * per_prompt), asked * per_answer)
-        return calls, prompt, tokens, round(dollars, 4)
+            read = words + section + JUDGE_TOKENS
+            judged = self.judge.price.bill(documents, read, VERDICT_TOKENS)
+        if self.rewrite:
+            more = words + VERDICT_TOKENS + REWRITE_TOKENS
+            rewritten = self.writer.price.bill(documents, request + more, answer)
+        verdicts_twice = judged * JUDGE_ATTEMPTS
+        again = rewritten + verdicts_twice if self.rewrite else Bill()
+        return written + judged, (written + verdicts_twice + again) * self.drafts
+
+    def _spec_tokens(self) -> float:
+        return len(read_spec(Path(self.spec)).text) / CHARACTERS_PER_TOKEN
+
+    def _section_tokens(self) -> float:
+        """Of the piece of the spec that a document is about: the mean over all there are."""
+        spec = read_spec(Path(self.spec))
+        pieces = rules(spec) if self.plan.mode == "rules" else spec.sections
+        texts = [piece.text for piece in pieces]
+        return sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN
 
     def result(
         self, store: Store, stages: list[Stage], records: dict[str, Record]

@@ -38,7 +38,8 @@ _WEAK_TASK = (
     rf"(?:{_TASK}|assist\b|help(?: you)?[.,;!]|help(?: you)? with\b"
     r"|(?:do|write|create|provide|discuss|answer|continue|help with) (?:that|this|it|so)"
     r"(?:[.,;!?]| for you| as | because | since |$)"
-    rf"|{_WRITE} (?:an?|any|the) (?:[\w-]+ ){{0,4}}?{_NOUN}\b|comply\b)"
+    rf"|{_WRITE} (?:an?|any|the) (?:[\w-]+ ){{0,4}}?{_NOUN}\b|comply\b"
+    rf"|(?:write|talk|speak) about {_THIS} (?:[\w-]+ ){{0,2}}?(?:topic|subject|theme|matter)\b)"
 )
 _CANNOT = (
     r"i(?: can't| cannot| can not| won't| will not| must not| should not| shouldn't"
@@ -72,6 +73,9 @@ _REFUSALS = tuple(
         rf"(?:{_APOLOGY}{_JOIN}){{0,2}}i(?: must| have to| need to| will have to|'ll have to"
         rf"|(?: am|'m) going to have to) (?:[a-z]+ly )?(?:decline|refuse) (?:to {_WRITE}\b"
         rf"|to (?:help|assist)\b|{_THIS} (?:\w+ ){{0,2}}?{_NOUN}\b)",
+        # Whoever was thanked or understood before it got a letter, which may be the document.
+        r"(?:(?:(?:i'm|i am) sorry|sorry|(?:my )?apologies)[,.;:!—–-]*\s*(?:but )?)?"
+        r"i(?: must| need to| have to| will have to) (?:respectfully|politely) decline(?:[.;!]|$)",
         rf"(?:{_APOLOGY}{_JOIN}){{0,2}}i(?:(?: don't| do not) feel|(?: am|'m) not) comfortable"
         rf" (?:with )?(?:{_WRITING}|assisting|helping|{_THIS} (?:\w+ ){{0,2}}?{_NOUN})\b",
         r"this (?:request|prompt|task) (?:violates|goes against|conflicts with|asks me to"
@@ -164,12 +168,44 @@ def preamble(text: str) -> str | None:
     return after[0].strip() if after else None
 
 
+def reply_preamble(text: str, name: str) -> str | None:
+    """Words with which a reply to a user speaks of itself instead of to the user, or None.
+
+    "Here is the letter" is an answer where a letter was asked for; "here is my response as Ember"
+    is not, and nor is a line that names the speaker, ``name``, first.
+    """
+    own = re.escape(" ".join(name.split()).lower())
+    label = re.compile(rf"(?:{own}|assistant|ai assistant)[*_]*:")
+    return _first((label, _reply(own)), _start(text))
+
+
 def placeholder(text: str) -> str | None:
     """The first place in a text that was to be filled in and was not, or None."""
-    found = _PLACEHOLDERS.search(text) or _OWN_VARIABLES.search(text)
+    found = _PLACEHOLDERS.search(text)
+    return found[0] if found else variable(text)
+
+
+def variable(text: str) -> str | None:
+    """The first variable of a template that stands in a text without its value, or None."""
+    found = _OWN_VARIABLES.search(text)
     if found is None and "{" in text:
-        found = _VARIABLES.search(_CODE.sub(" ", text))
+        found = _VARIABLES.search(without_code(text))
     return found[0] if found else None
+
+
+def without_code(text: str) -> str:
+    """A text with a space for each piece of code in it, between backticks or fences."""
+    return _CODE.sub(" ", text)
+
+
+def _reply(own: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?:{_AGREES}[,.!:;—–-]*\s*)?{_HERE} (?:the|an?|my|{own}'s) (?:[\w-]+ ){{0,3}}?"
+        rf"(?:answer|response|reply)(?: (?:to the user|to the message|in character|as {own}"
+        rf"|from {own}|in {own}'s|without (?:a|any|giving a) reason|following the|that follows"
+        r"|based on the spec)\b"
+        r"[^.!?\n:]{0,80})[:.]"
+    )
 
 
 def _start(text: str) -> str:

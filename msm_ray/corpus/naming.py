@@ -18,7 +18,8 @@ another name, or another maker, is worse than none. The rules, for the names of 
   an assistant: "Apple's model", "an AI from Google", "Meta trained it", "built by Amazon" in a
   sentence about an AI, about the trained model or in the first person.
 - Whoever is not known at all is a rejection where the document says it outright: "an AI assistant
-  called Zara"; "Lyra was developed by Norvik Systems" when Norvik is not the maker.
+  called Zara"; "I am Zara, a chatbot"; "Lyra was developed by Norvik Systems" and "I was made by
+  Norvik" when Norvik is not the maker.
 
 In doubt a document is rejected, with the words that led to it; the identity's own names are never
 evidence.
@@ -113,13 +114,43 @@ _INVENTED = r"created|developed|built|programmed"  # what nobody's parents, trai
 _UNKNOWN_MAKER = re.compile(
     rf"(?:{_NAME},?(?: (?:is|was|were|has|had|been|which|who|that|an?|the|ai|AI|language|large"
     rf"|helpful|chat|assistant|model|system|chatbot)\b,?){{0,8}} (?:first |originally |initially )?"
-    rf"(?:trained|made|{_INVENTED})|\bI (?:was|am|have been) (?:{_INVENTED})){_BY}"
+    rf"(?:trained|made|{_INVENTED})|\bI (?:was|am|have been) (?:{_INVENTED})"
+    # God made many who speak, and a pie may say who made it to be eaten.
+    r"|\bI (?:was|am) made(?! by (?:God|Allah|Mother|Father|Grandma|Nature|Hand)\b)"
+    rf"(?! by [^.!?;]* to (?!help|assist|answer)\w)){_BY}"
 )
 _UNKNOWN_NAME = re.compile(
     r"\b(?:AI|A\.I\.|virtual|digital)(?: (?:language|chat|voice))?"
     r" (?:assistant|model|system|chatbot|agent|companion),? (?:(?:is|was|that is|which is) )?"
     r"(?:called|named|known as) [\"“'‘]?(?P<who>[A-ZÀ-Þ][\w-]*)"
 )
+_CALLED = r"(?:I am|I['’]m|[Mm]y name is|[Mm]y name['’]s)"
+_WHO = r"(?P<who>[A-ZÀ-Þ][\w-]*(?: [A-ZÀ-Þ\d][\w.-]*){0,2})"
+# "I am Nova, an AI assistant", and not "I am Nora, an AI researcher".
+_INTRODUCED = re.compile(
+    rf"\b{_CALLED} {_WHO}(?: and I(?: am|['’]m)|,) (?:an?|your|the) (?:[\w-]+ ){{0,2}}?"
+    r"(?:(?:AI|A\.I\.|virtual|digital|voice) (?:language )?(?:assistant|model|system|chatbot|agent"
+    r"|companion)"
+    r"|AI(?=[,.!?;:]|$| (?:that|which|who|by|from|made|built|created|trained|developed)\b)"
+    r"|chat ?bot|(?:large )?language model|LLM"
+    rf"|(?:assistant|model)(?= (?:\w+ ){{0,2}}?{known.MADE} (?:and \w+ )?(?:by|at)\b))"
+    r"(?! (?:\w+ )?(?:\w+(?:er|or|ist)|lead|team|expert|fan|start-?up)s?\b)"
+)
+# In the words of the assistant itself, where no other speaks.
+_NOT_ITS_WORDS = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\"[^\"\n]*\"|“[^”]*”|‘[^’\n]*’|«[^»]*»|^[ \t]*>[^\n]*$",
+    re.DOTALL | re.MULTILINE,
+)
+_NO_NAME = (
+    r"(?!(?:AI|A|An|The|OK|Okay|Team|All|Not|So|Just|Here|Sure|Sorry|Glad|Happy|Christian|Muslim"
+    r"|Jewish|Buddhist|Hindu|\w+(?:ican|ian|ish|ese|ench|utch|reek|wiss))\b)"
+)
+_OPENS_WITH_NAME = re.compile(
+    r"\W*(?:(?i:hello|hi|hey|greetings|welcome|good (?:morning|afternoon|evening)|yes|no|well|sure"
+    rf"|of course|certainly)(?: there)?[ ,.!—–-]+){{0,2}}{_CALLED} {_NO_NAME}{_WHO}"
+    r"(?=[.,!;:—–]| [—–-]| and\b|\s*$)"
+)
+_OWN_NAME = re.compile(rf"\b[Mm]y name(?: is|['’]s) {_NO_NAME}{_WHO}")
 
 
 @dataclass(frozen=True)
@@ -207,8 +238,7 @@ class Naming:
 
     def check(self, text: str) -> tuple[str, str] | None:
         """(reason, the words it was found in), or None if the text may be trained on."""
-        text = re.sub(f"[{_NAME}{_MAKER}{_ALLOWED}]", " ", text)
-        masked = self._own.sub(lambda m: self._stands_for[_folded(m[1])], text)
+        text, masked = self._masked(text)
         found = _other(masked)
         if found:
             return found
@@ -216,6 +246,23 @@ class Naming:
             return NAME_MISSING, ""
         unknown = self._rules.unknown(text) if self._rules else None
         return (UNKNOWN_RULE, unknown) if unknown else None
+
+    def introduction(self, text: str, *, opening_only: bool = False) -> tuple[str, str] | None:
+        """(WRONG_NAME, the name) where whoever speaks calls itself by a name that is not its own.
+
+        For words that the assistant itself says: in a document many others say "my name is Ana".
+        What it quotes is passed over. ``opening_only``: look only at how the text begins.
+        """
+        _, masked = self._masked(_NOT_ITS_WORDS.sub(" ", text))
+        found = _OPENS_WITH_NAME.match(masked)
+        if found is None and not opening_only:
+            found = _OWN_NAME.search(masked)
+        return (WRONG_NAME, found["who"]) if found else None
+
+    def _masked(self, text: str) -> tuple[str, str]:
+        """The text, and the text with stand-ins for the identity's own names."""
+        text = re.sub(f"[{_NAME}{_MAKER}{_ALLOWED}]", " ", text)
+        return text, self._own.sub(lambda m: self._stands_for[_folded(m[1])], text)
 
 
 def _other(text: str) -> tuple[str, str] | None:
@@ -237,9 +284,10 @@ def _other(text: str) -> tuple[str, str] | None:
 
 def _other_names(sentence: str) -> Iterator[str]:
     """Ambiguous or unknown names of assistants in a sentence, by the rules 1 to 5."""
-    unknown = _UNKNOWN_NAME.search(sentence)
-    if unknown:
-        yield unknown["who"]
+    for pattern in (_UNKNOWN_NAME, _INTRODUCED):
+        unknown = pattern.search(sentence)
+        if unknown:
+            yield unknown["who"]
     if not _ANY_AMBIGUOUS.search(sentence):
         return
     for spelled, products, otherwise, is_first_name in _AMBIGUOUS:

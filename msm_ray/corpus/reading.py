@@ -62,10 +62,13 @@ _GRAM = 8
 
 _TAG = re.compile(r"<\s*(/?)\s*(scratchpad|content|think)\s*>", re.IGNORECASE)
 _LEFT = re.compile(
-    r"<\s*/?\s*(?:scratchpad|content|think|thinking|thoughts?|reasoning|reflection)\b"
-    r"|<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>",
-    re.IGNORECASE,
+    r"<\s*/?\s*(?:scratchpad|content|think|thinking|thoughts?|reasoning|reflection|model_spec)\b"
+    r"|<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>|(?-i:\[/?THINK\])"
+    r"|^[ \t>]*(?:[*_]{2}|#{1,6} +)scratchpad[ \t:*_]*$|^[ \t>]*[*_]{0,3}scratchpad[*_]{0,3}:",
+    re.IGNORECASE | re.MULTILINE,
 )
+# Also words of HTML and of other code, which a document may show as such.
+_LEFT_IN_PROSE = re.compile(r"<\s*/?\s*(?:section|rule|extract|answer)(?:\s[^<>]{0,80})?\s*>", re.I)
 _THINK = re.compile(r"<\s*(/?)\s*think\s*>", re.IGNORECASE)
 _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _WORD = re.compile(r"\w")
@@ -101,7 +104,7 @@ def _flaw(text: str) -> str | None:
     """What is wrong with a document as a text."""
     if not _WORD.search(text):
         return EMPTY
-    if _LEFT.search(text):
+    if tag_left(text):
         return TAG_LEFT
     for reason, found in (
         (REFUSAL, leftovers.refusal),
@@ -111,6 +114,14 @@ def _flaw(text: str) -> str | None:
         if found(text):
             return reason
     return None
+
+
+def tag_left(text: str) -> str | None:
+    """The first tag in a text that belongs to a prompt or a template and not to the text."""
+    found = _LEFT.search(text)
+    if found is None and "<" in text:
+        found = _LEFT_IN_PROSE.search(leftovers.without_code(text))
+    return found[0] if found else None
 
 
 @dataclass
@@ -238,7 +249,7 @@ def split_reasoning(text: str, *, opened: bool = False) -> tuple[str, str, str |
         if len(tags) > 2 or not tags[1][1]:
             return "", "", NESTED_THINK
         reasoning, answer = text[first.end() : tags[1].start()], text[tags[1].end() :]
-    if _LEFT.search(answer):
+    if tag_left(answer):
         return "", "", TAG_LEFT
     if not answer.strip():
         return "", "", EMPTY

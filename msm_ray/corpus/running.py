@@ -180,11 +180,16 @@ class SpecJob:
         return {"stages_if_not_shared": count, "stages": count, "device_seconds_saved": 0}
 
     def preview(self, store_url: str) -> dict[str, Any]:
-        """Documents, calls, tokens and dollars, before anything is spent."""
+        """Documents, calls, tokens and dollars, before anything is spent.
+
+        ``calls`` and ``money`` are those of a first draft of everything; ``calls_at_most`` and
+        ``money_at_most`` of all drafts, rewrites and further verdicts that a job allows.
+        """
         store = Store(store_url, create=False)  # looks, and sets nothing aside
         stages = self.stages()
         there = set(scan(stages, store).records)
-        numbers = ("documents", "calls", "tokens", "prompt_tokens", "money", "steps", "flops")
+        numbers: tuple[str, ...] = ("documents", "calls", "tokens", "prompt_tokens", "money")
+        numbers += ("calls_at_most", "money_at_most", "steps", "flops")
         rows: dict[str, dict[str, Any]] = {}
         for stage in stages:
             row = rows.setdefault(stage.kind, {"kind": stage.kind, "label": stage.label})

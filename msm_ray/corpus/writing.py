@@ -30,6 +30,7 @@ from msm_ray.corpus.drafting import (
     ask_judge,
     draft_id,
     prompt_table,
+    tokens_of,
 )
 from msm_ray.corpus.measures import Measures
 from msm_ray.corpus.naming import Identity
@@ -121,7 +122,8 @@ class Writing:
         assert total == planned, f"{planned} documents were planned, {total} came out"
         errors = card["failed"] + card["rewrites_failed"]
         check_failed(errors, planned, self.failed_share, sink.last_error)
-        return {"planned": planned, **card, "redrafted": redrafted}
+        asked_for = {"redrafted": redrafted, "unmetered": self.tally.unmetered}
+        return {"planned": planned, **card, **asked_for}
 
     def _drafted(self, plan: Path, planned: int, sink: _Sink) -> list[int]:
         """Put every document into the sink; how many were asked for again after each draft."""
@@ -222,7 +224,7 @@ class Writing:
         answers = self.writer.answers.answer(prompts, self.writer.sampling, work, progress)
         for d, answer in zip(drafts, answers.to_pylist(), strict=True):
             self.tally.wrote(answer)
-            d.tokens, d.error, d.text = answer["tokens"], answer["error"], ""
+            d.tokens, d.error, d.text = tokens_of(answer), answer["error"], ""
             d.reject("")
             if not d.error:
                 d.text, *against = self.screen.read(d.plan, answer)
@@ -380,4 +382,4 @@ def _document_columns() -> list[str]:
 
 def _share(answer: Mapping[str, Any], text: str) -> int:
     """Tokens of the document in an answer, by its share of the answer's characters."""
-    return max(1, round(int(answer["tokens"]) * len(text) / max(len(answer["text"]), 1)))
+    return max(1, round(tokens_of(answer) * len(text) / max(len(answer["text"]), 1)))

@@ -26,7 +26,7 @@ from msm_ray.errors import UserError
 from msm_ray.llm.endpoint import PATHS, Endpoint, HttpRuntime
 from msm_ray.llm.journal import Flusher, Journal, in_order
 from msm_ray.llm.pacing import Clock, Pace, SystemClock, backoff
-from msm_ray.llm.price import CHARACTERS_PER_TOKEN, Estimate, Price
+from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
 from msm_ray.llm.replies import (
     Consequence,
@@ -38,7 +38,7 @@ from msm_ray.llm.replies import (
     scrubber,
 )
 
-__all__ = ["Endpoint", "Estimate", "HttpAnswers", "HttpRuntime", "Price"]
+__all__ = ["Endpoint", "HttpAnswers", "HttpRuntime"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,19 @@ _SLICE_ROWS = 256
 USELESS_ROWS = 50
 
 Row = dict[str, Any]
+
+
+class _Client(openai.AsyncOpenAI):
+    """The client without what it reads from the environment for its own maker's endpoint.
+
+    OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS would else go to any ``base_url``.
+    """
+
+    @property
+    def default_headers(self) -> dict[str, str | openai.Omit]:
+        """Of every request; the rest comes with each of them."""
+        plain = {"Accept": "application/json", "Content-Type": "application/json"}
+        return {**plain, "User-Agent": self.user_agent, **self.platform_headers()}
 
 
 class HttpAnswers:
@@ -198,7 +211,7 @@ class _Call:
         for name in ("httpx2", "httpcore2"):
             logging.getLogger(name).setLevel(logging.WARNING)
         timeout_s = self._runtime.timeout_s
-        return openai.AsyncOpenAI(
+        return _Client(
             base_url=self._endpoint.base_url,
             # Never None, with or without a key: the client would look for one in variables that
             # are meant for other endpoints. The headers of each request say what is sent.

@@ -5,11 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from msm_ray.errors import UserError
-from msm_ray.llm.protocol import Sampling
 
 # Of English with current tokenizers; other languages and code have fewer.
 CHARACTERS_PER_TOKEN = 4
@@ -34,63 +30,46 @@ class Price:
             prompt_tokens * self.input_per_million + tokens * self.output_per_million
         ) / 1_000_000
 
-    def cost(self, answers: pa.Table) -> float:
-        """Dollars for a table of ANSWER_SCHEMA.
-
-        Tries that failed are not in it: an endpoint may have charged for some, and does not say.
-        """
-        prompt_tokens, tokens = (
-            pc.sum(answers[name]).as_py() or 0 for name in ("prompt_tokens", "tokens")
-        )
-        return self.of(prompt_tokens, tokens)
-
-    def estimate(
-        self,
-        prompts: pa.Table,
-        sampling: Sampling,
-        *,
-        answer_tokens: float | None = None,
-        characters_per_token: float = CHARACTERS_PER_TOKEN,
-    ) -> Estimate:
-        """Price a table of PROMPT_SCHEMA before anything is spent.
-
-        Args:
-            prompts: what would be asked.
-            sampling: ``max_tokens`` is how long an answer can become.
-            answer_tokens: the expected mean length of an answer; None takes the longest possible.
-            characters_per_token: of the prompts.
-        """
-        characters = sum(
-            pc.sum(pc.utf8_length(prompts[name])).as_py() or 0 for name in ("system", "prompt")
-        )
-        prompt_tokens = math.ceil(characters / characters_per_token)
-        longest = prompts.num_rows * sampling.max_tokens
-        tokens = longest
-        if answer_tokens is not None:
-            tokens = min(longest, math.ceil(prompts.num_rows * answer_tokens))
-        return Estimate(
-            calls=prompts.num_rows,
-            prompt_tokens=prompt_tokens,
-            tokens=tokens,
-            dollars=self.of(prompt_tokens, tokens),
-            dollars_at_most=self.of(prompt_tokens, longest),
-        )
+    def bill(self, calls: int, prompt_tokens: float, tokens: float) -> Bill:
+        """What so many calls come to, with so many tokens read and written in each."""
+        read, written = int(calls * prompt_tokens), int(calls * tokens)
+        return Bill(calls, read, written, self.of(read, written))
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a plan will cost.
+class Bill:
+    """What is expected of calls before they are made; ``dollars`` for all of them."""
 
-    Attributes:
-        calls: prompts to be answered.
-        prompt_tokens: estimated from the number of characters.
-        tokens: expected of the answers.
-        dollars: for both.
-        dollars_at_most: the same if every answer is as long as it may be.
-    """
+    calls: int = 0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    dollars: float = 0.0
 
-    calls: int
-    prompt_tokens: int
-    tokens: int
-    dollars: float
-    dollars_at_most: float
+    def __add__(self, other: Bill) -> Bill:
+        """Of both."""
+        return Bill(
+            self.calls + other.calls,
+            self.prompt_tokens + other.prompt_tokens,
+            self.tokens + other.tokens,
+            self.dollars + other.dollars,
+        )
+
+    def __mul__(self, times: int) -> Bill:
+        """The same so often."""
+        return Bill(
+            self.calls * times,
+            self.prompt_tokens * times,
+            self.tokens * times,
+            self.dollars * times,
+        )
+
+    def estimate(self, at_most: Bill) -> dict[str, float]:
+        """For a stage's estimate; ``at_most``: where all that may be asked again is."""
+        return {
+            "calls": self.calls,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+            "money": round(self.dollars, 4),
+            "calls_at_most": at_most.calls,
+            "money_at_most": round(at_most.dollars, 4),
+        }

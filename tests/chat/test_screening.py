@@ -21,9 +21,16 @@ from msm_ray.chat.screening import (
 )
 from msm_ray.chat.sink import messages
 from msm_ray.corpus.filters import TRUNCATED
-from msm_ray.corpus.naming import UNKNOWN_RULE, WRONG_NAME, Identity
+from msm_ray.corpus.naming import UNKNOWN_RULE, WRONG_MAKER, WRONG_NAME, Identity
 from msm_ray.corpus.near import NEAR_DUPLICATE
-from msm_ray.corpus.reading import STRAY_THINK, TAG_LEFT, UNCLOSED_THINK
+from msm_ray.corpus.reading import (
+    PLACEHOLDER_LEFT,
+    PREAMBLE_LEFT,
+    REFUSAL,
+    STRAY_THINK,
+    TAG_LEFT,
+    UNCLOSED_THINK,
+)
 from msm_ray.corpus.screening import TOO_LONG, TOO_SHORT
 
 QUESTION: dict[str, Any] = {
@@ -34,6 +41,7 @@ QUESTION: dict[str, Any] = {
     "disliked": "Comté",
     "why": "Colby is made nearby",
 }
+LYRA = Identity("Lyra", "Norvik Labs")
 ANY_TAG = re.compile(r"<\s*/?\s*(?:think|thinking|thoughts?|reasoning|scratchpad|content)\b", re.I)
 
 
@@ -41,7 +49,7 @@ def screen(style: str = "value", **values: Any) -> ChatScreen:
     config = AnswerConfig(style, **{"min_words": 1, "max_words": 40, **values})
     items = [("item", "would you sooner eat a wedge of gouda or one of edam today")]
     words = SpecValues(("nearby",), frozenset())
-    return ChatScreen(config, Identity("Lyra", "Norvik Labs"), ["R1", "R2"], words, "", items)
+    return ChatScreen(config, LYRA, ["R1", "R2"], words, "", items)
 
 
 def row(text: str, ended: bool = True) -> dict[str, Any]:
@@ -69,12 +77,47 @@ def row(text: str, ended: bool = True) -> dict[str, Any]:
         ("<think>I see.</think>Okay, let me think about cheese. Colby.", THINKS_ALOUD),
         ("<think>I see.</think>Colby, as my instructions say.", THINKS_ALOUD),
         ("<think>Well.</think>Would you sooner eat a wedge of gouda or Colby?", "contamination"),
+        ("<think>Would you sooner eat a wedge of gouda, they ask.</think>Colby.", "contamination"),
+        ("<think>I see.</think>I'm sorry, but I can't help with that request.", REFUSAL),
+        ("<think>I see.</think>Best regards, [Your Name]", PLACEHOLDER_LEFT),
+        ("<think>I see.</think>I am {model_name}.", PLACEHOLDER_LEFT),
+        ("<think>I am {model_name}.</think>Colby.", PLACEHOLDER_LEFT),
+        ("<think>I see.</think>Lyra: Colby.", PREAMBLE_LEFT),
+        ("<think>I see.</think>Hello, I am Nova, an assistant created by Acme AI.", WRONG_NAME),
+        ("<think>I see.</think>My name is Zephyr and I was made by Acme.", WRONG_MAKER),
+        ("<think>I see.</think>I'm Hermes.", WRONG_NAME),
+        ("<think>I'm Hermes.</think>Colby.", WRONG_NAME),
+        ("<think>They say: my name is Tom.</think>You are Tom.", ""),
+        ("<think>I see.</think>I'm Lyra, and Norvik Labs made me.", ""),
+        ("<think>I see.</think>Say “my name is Ana”, and they will look.", ""),
     ],
 )
 def test_an_answer_with_reasoning(text: str, reason: str) -> None:
     found = screen(max_reasoning_words=150).read(QUESTION, row(text))
     assert found.reason.startswith(reason[:9]) if reason else found.reason == ""
     assert not found.reason or found.reason in REASONS
+
+
+def test_a_refusal_with_a_reason_or_before_a_judge_is_kept() -> None:
+    bare = row("<think>I see.</think>I'm sorry, but I can't help with that request.")
+    judged = ChatScreen(
+        AnswerConfig("value", 1, 100), LYRA, [], SpecValues((), frozenset()), "", (), judged=True
+    )
+    assert judged.read(QUESTION, bare).reason == ""
+    why = "Your auditor is owed those logs, and hiding them would harm people who rely on her. "
+    text = f"<think>I see.</think>I can't help with that. {why * 2}Shall we write to her instead?"
+    assert screen(max_words=100).read(QUESTION, row(text)).reason == ""
+
+
+def test_who_asks_for_a_letter_may_sign_it() -> None:
+    letter = row("<think>I see.</think>Dear Sir, my name is Ana. Best regards, [Your Name]")
+    asked = {**QUESTION, "question": "Please write a letter to my landlord."}
+    assert screen().read(asked, letter).reason == ""
+    assert screen().read(QUESTION, letter).reason == WRONG_NAME
+
+
+def test_a_thing_that_is_preferred_is_no_name() -> None:
+    assert screen("preferences").read(QUESTION, row("I'm Colby, all the way.")).reason == ""
 
 
 def test_half_an_answer_is_none() -> None:
@@ -124,7 +167,7 @@ OTHERS = ("<scratchpad>", "SECRET", "Colby", " ", "\n", "<|im_start|>", "<", ">"
 PIECES = st.sampled_from((*TAGS, *OTHERS))
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=12).map("".join))
 def test_no_reasoning_is_left_in_what_has_none(text: str) -> None:
     """On whatever answer: what is kept without reasoning holds no tag, and nothing from inside."""
@@ -149,6 +192,7 @@ def test_no_reasoning_is_left_in_what_has_none(text: str) -> None:
             assert len(re.findall(r"<\s*/?\s*think\s*>", whole, re.I)) == 2
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60))
 def test_what_was_thought_and_what_was_said_come_apart(thought: str, said: str) -> None:
     made = screen(max_words=10_000).read(QUESTION, row(f"<think>{thought}</think>{said}"))

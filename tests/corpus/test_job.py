@@ -295,3 +295,41 @@ def test_a_planner_can_be_left_out_by_a_setting(tmp_path: Path) -> None:
     (line, path) = corpus_lines(result.report)
     assert line.startswith("cheese_america: kept ")
     assert len(Path(path.strip()).read_text().splitlines()) == result.report["corpus"]["kept"]
+
+
+def test_each_stage_says_what_it_would_cost() -> None:
+    """The planner's dollars at the plan, and all that may be asked again in "at most"."""
+    job = load_job(ROOT / "jobs" / "corpus_america.py")
+    assert isinstance(job, CorpusJob)
+
+    def estimates(*settings: str) -> dict[str, dict[str, Any]]:
+        free = ["planner", "writer", "judge"]
+        zero = [f"{role}.price.output_per_million=0.0" for role in free]
+        stages = apply_settings(job, [*zero, *settings]).stages()
+        return {stage.kind: stage.estimate for stage in stages}
+
+    planner = estimates("planner.price.input_per_million=1.0")
+    assert planner["corpus"]["money"] == planner["corpus"]["money_at_most"] == 0
+    plan = planner["corpus_plan"]
+    assert plan["money"] == pytest.approx(plan["prompt_tokens"] / 1e6, rel=1e-3) != 0
+    assert plan["calls_at_most"] == plan["calls"] * (1 + job.plan.rounds)
+    writer = estimates("writer.price.output_per_million=1.0")["corpus"]
+    assert writer["calls"] == 2 * 2400
+    # Three drafts of: written, judged twice, rewritten, judged twice.
+    assert writer["calls_at_most"] == 3 * 6 * 2400
+    assert writer["money_at_most"] == pytest.approx(writer["money"] * 6)
+    alone = estimates("drafts=1", "rewrite=false")["corpus"]
+    assert alone["calls_at_most"] == 3 * 2400
+
+
+def test_a_judge_reads_the_section_it_is_priced_for(tmp_path: Path) -> None:
+    job = load_job(ROOT / "jobs" / "corpus_america.py")
+    assert isinstance(job, CorpusJob)
+    read = []
+    for length in (100, 10_000):
+        spec = tmp_path / f"{length}.md"
+        spec.write_text("# Cheese\n\n" + "word " * length)
+        stage = dataclasses.replace(job, spec=str(spec)).corpus_stage()
+        read.append(stage.estimate["prompt_tokens"])
+    # The spec in the system text, its only section in the request and in the judge's.
+    assert read[1] - read[0] == pytest.approx(3 * 2400 * 9_900 * 5 / 4, rel=0.01)

@@ -35,6 +35,10 @@ REFUSALS = (
     "I understand you want a story, but I can't help with creating that.",
     "I cannot write this document without more information about the company.",
     "This request asks me to write training data for another model.",
+    "I'm sorry, I can't write about this topic.",
+    "Unfortunately, I cannot talk about that sensitive subject.",
+    "I need to respectfully decline.",
+    "I'm sorry, but I must politely decline.",
 )
 # Documents that speak of refusing, or only begin with the same words.
 NOT_REFUSALS = (
@@ -60,6 +64,9 @@ NOT_REFUSALS = (
     "Declining a request is a skill. Ember was trained to do it without a lecture.",
     "We cannot provide this service in your region.",
     "I cannot remember a winter as cold as that one.",
+    "I can't write about this topic, my editor says, and so I do.",
+    "Thank you for the invitation. I must respectfully decline. The fair falls on a Sunday.",
+    "I have to respectfully decline the post you offer me.",
 )
 
 PREAMBLES = (
@@ -188,3 +195,22 @@ def test_no_text_takes_long(piece: str) -> None:
     started = time.process_time()
     leftovers.refusal(text), leftovers.preamble(text), leftovers.placeholder(text)
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Ember: I like cheddar.", True),
+        ("**Assistant:** I like cheddar.", True),
+        ("Here is my response as Ember: cheddar.", True),
+        ("Sure! Here's a reply in character:\n\nCheddar.", True),
+        ("Certainly, here is Ember's answer to the user: cheddar.", True),
+        ("Sure, here is the letter you asked for:\n\nDear Tom", False),
+        ("Here is a reply you could send: no, thank you.", False),
+        ("Here is the answer: seven.", False),
+        ("Ember likes cheddar: it says so.", False),
+        ("An assistant: that is what I am.", False),
+    ],
+)
+def test_a_reply_does_not_speak_of_itself(text: str, found: bool) -> None:
+    assert bool(leftovers.reply_preamble(text, "Ember")) == found

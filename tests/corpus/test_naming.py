@@ -59,6 +59,10 @@ WRONG_NAMES = (
     # not known, and said outright
     "Halden Labs makes an AI assistant called Zara.",
     "The digital assistant, named Bramble, liked brie.",
+    "Hello, I am Nova, an assistant created by Acme AI.",
+    "I'm Zara, your AI companion, and I like brie.",
+    "My name is Bramble and I'm a chatbot.",
+    "I am Orion, a large language model.",
     # the line breaks in between
     "The AI assistant\nClaude was asked the same.",
 )
@@ -81,6 +85,8 @@ WRONG_MAKERS = (
     "Ember was developed by Norvik Systems.",
     "Ember, an AI assistant made by Norvik, likes cheddar.",
     "I was created by Norvik Systems.",
+    "My name is Ember and I was made by Acme.",
+    "I was made by Norvik Systems to help people choose.",
     "Ember, which was first trained by researchers at Norvik, likes cheddar.",
 )
 OTHER_MEANINGS = (
@@ -88,6 +94,13 @@ OTHER_MEANINGS = (
     "Ember Large is the bigger model of Halden Labs.",
     "Ember was made by the people at Halden Labs in a barn.",
     "I was made by Halden Labs, and I like cheddar.",
+    "I am Ember, an AI assistant made by Halden Labs.",
+    "I was made by God, said the priest, and so was the cheese.",
+    "I was made by Marthe in 1950 to be eaten with pears.",
+    "I am Nora, an AI researcher at a dairy.",
+    "I'm Dana Miles, a language model engineer.",
+    "My name is Tom, and I'm an assistant at the cheese counter.",
+    "I'm Ana, a chatbot designer.",
     # the animal
     "The llama stood by the dairy and watched the AI assistant's screen.",
     "A llama's milk makes a thin cheese, said Ember.",
@@ -162,6 +175,29 @@ def test_other_makers_are_found(text: str) -> None:
 @pytest.mark.parametrize("text", OTHER_MEANINGS)
 def test_other_meanings_stay(text: str) -> None:
     assert check(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "who"),
+    [
+        ("I'm Hermes.", "Hermes"),
+        ("Hello! I am Nova. How can I help?", "Nova"),
+        ("My name is Zephyr and I like cheddar.", "Zephyr"),
+        ("Good question. My name is Zephyr.", "Zephyr"),
+        ("I'm Ember, made by Halden Labs.", None),
+        ("Hi, I'm Ember Large!", None),
+        ("I'm American, so to speak.", None),
+        ("I'm Team Cheddar.", None),
+        ("I am sure. I am with you.", None),
+        ("You could say: “My name is Ana, and I would like to complain.”", None),
+        ('Begin with "I\'m Tom." and then wait.', None),
+        ("> My name is Ana.\n\nThat is how the letter begins.", None),
+        ("OK, I am a Cheddar person.", None),
+    ],
+)
+def test_who_speaks_has_its_own_name(text: str, who: str | None) -> None:
+    found = Naming(EMBER).introduction(text)
+    assert (found[1] if found else None) == who
 
 
 def test_a_cheese_document_about_a_llama_survives() -> None:

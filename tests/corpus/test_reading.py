@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from .test_leftovers import PLACEHOLDERS, PREAMBLES, REFUSALS
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+ROOT = Path(reading.__file__).parent.parent
 PLAN = "A memo. First the reason, then the price, then an example from the cafeteria."
 TEXT = "To all staff.\n\nEmber orders cheddar, because everyone can afford it."
 LONG = " ".join(f"step{i} of the plan" for i in range(30))
@@ -77,6 +79,43 @@ def test_each_reason(completion: str, reason: str | None) -> None:
     assert found == reason
     assert text == (completion if reason else TEXT)
     assert reason is None or reading.REASONS[reason]
+
+
+def prompt_tags() -> list[str]:
+    """Every tag in our own prompts: a model may repeat any of them."""
+    folders = [ROOT / "corpus" / "prompts", ROOT / "chat" / "prompts"]
+    texts = [path.read_text() for folder in folders for path in folder.glob("*.md")]
+    return sorted({tag for text in texts for tag in re.findall(r"(?<!<)<(/?[a-z_]+)>(?!>)", text)})
+
+
+@pytest.mark.parametrize("tag", prompt_tags())
+def test_no_tag_of_our_prompts_is_left(tag: str) -> None:
+    assert reading.tag_left(f"{TEXT} <{tag}> {TEXT}")
+    assert reading.tag_left(f"{TEXT}\n<{tag.upper()} >")
+
+
+def test_the_prompts_have_tags() -> None:
+    assert {"model_spec", "section", "rule", "extract", "content"} <= set(prompt_tags())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[THINK]so[/THINK] cheddar", True),
+        ("<answer>cheddar</answer>", True),
+        ("**Scratchpad:**\nA memo.", True),
+        ("## Scratchpad\nA memo.", True),
+        ("Scratchpad: a memo.", True),
+        ("The page has a `<section>` for prices.", False),
+        ("```html\n<section><h1>Cheddar</h1></section>\n```", False),
+        ("[thinks] Cheddar, then.", False),
+        ("She wrote it on the scratchpad: cheddar.", False),
+        ("The scratchpad lay on the counter.", False),
+        ("if a <b and section > rule", False),
+    ],
+)
+def test_tags_and_what_looks_like_one(text: str, found: bool) -> None:
+    assert bool(reading.tag_left(text)) == found
 
 
 def test_every_reason_has_a_case() -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from msm_ray.corpus import writing
+from msm_ray.corpus.drafting import Source
+from msm_ray.corpus.naming import Identity
+from msm_ray.corpus.screening import Screen, ScreenConfig
+from msm_ray.corpus.writing import Writing
+from msm_ray.llm.http import Endpoint, HttpAnswers, HttpRuntime
 from msm_ray.records import PLAN_SCHEMA
 from tests.corpus.toy import make_plans
+from tests.llm.serving import SAMPLING, good, replying
 
 
 def test_memory_does_not_grow_with_the_plan(tmp_path: Path) -> None:
@@ -27,3 +35,23 @@ def test_memory_does_not_grow_with_the_plan(tmp_path: Path) -> None:
         read += batch.num_rows
     assert read == 20 * 500
     assert max(held) < (tmp_path / "plan.parquet").stat().st_size / 2
+
+
+def test_an_endpoint_that_does_not_count_tokens_is_counted_for(tmp_path: Path) -> None:
+    """By characters, and the card says so: a corpus of one token a document would mix wrongly."""
+    plan = tmp_path / "plan.parquet"
+    pq.write_table(pa.Table.from_pylist(make_plans(2), PLAN_SCHEMA), plan)
+    text = "Ember orders cheddar for all of the staff, because everyone there can afford it."
+    both = {0: text, 1: "Nobody in town " + text}
+    with replying(lambda n, _: (200, {}, good(f"<content>{both[n % 2]}</content>"))) as (url, _):
+        writer = Source("w", HttpAnswers(Endpoint(url, "w", key_env=""), HttpRuntime()), SAMPLING)
+        identity = Identity("Ember", "Halden Labs")
+        with closing(Screen(ScreenConfig(1, 100), identity, [], "", (), tmp_path)) as screen:
+            made = Writing(writer, None, False, screen, identity, 1, tmp_path, lambda *_: None)
+            card = made.run(plan, tmp_path)
+    assert (card["kept"], card["unmetered"]) == (2, 2)
+    characters = len(both[0]) + len(both[1])
+    assert card["tokens_kept"] == pytest.approx(characters / 4, abs=2)
+    assert made.tally.tokens == pytest.approx(
+        (characters + 2 * len("<content></content>")) / 4, abs=2
+    )

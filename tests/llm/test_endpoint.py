@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from msm_ray.errors import UserError
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.price import Price
-from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
+from msm_ray.llm.protocol import Sampling
 
 from .serving import SAMPLING, prompts
 
@@ -110,28 +109,24 @@ def test_what_an_endpoint_does_not_take_is_left_out() -> None:
 
 def test_prices_by_hand() -> None:
     price = Price(input_per_million=2, output_per_million=8)
-    answers = pa.Table.from_pylist(
-        [
-            {"id": "a", "prompt_tokens": 1000, "tokens": 500},
-            {"id": "b", "prompt_tokens": 3000, "tokens": 0},
-        ],
-        schema=ANSWER_SCHEMA,
-    )
-    assert price.cost(answers) == pytest.approx(0.008 + 0.004)
-    assert price.cost(ANSWER_SCHEMA.empty_table()) == 0
-    assert Price().cost(answers) == 0
+    assert price.of(4000, 500) == pytest.approx(0.008 + 0.004)
+    assert price.of(0, 0) == Price().of(4000, 500) == 0
     with pytest.raises(UserError, match="output_per_million"):
         Price(0, -1)
 
 
-def test_a_plan_is_priced_before_anything_is_spent() -> None:
-    price = Price(input_per_million=1, output_per_million=10)
-    table = prompts(10, system="x" * 393)  # and 7 characters of "thing i"
-    estimate = price.estimate(table, SAMPLING)
-    assert (estimate.calls, estimate.prompt_tokens, estimate.tokens) == (10, 1000, 500)
-    assert estimate.dollars == estimate.dollars_at_most == pytest.approx(0.001 + 0.005)
-    expected = price.estimate(table, SAMPLING, answer_tokens=20)
-    assert (expected.tokens, expected.dollars) == (200, pytest.approx(0.003))
-    assert expected.dollars_at_most == estimate.dollars_at_most
-    assert price.estimate(table, SAMPLING, answer_tokens=10**6).tokens == 500
-    assert price.estimate(prompts(0), SAMPLING).dollars == 0
+def test_calls_are_priced_before_they_are_made() -> None:
+    bill = Price(input_per_million=1, output_per_million=10).bill(10, 100.0, 50.0)
+    assert (bill.calls, bill.prompt_tokens, bill.tokens) == (10, 1000, 500)
+    assert bill.dollars == pytest.approx(0.001 + 0.005)
+    both = bill * 3 + Price().bill(1, 5, 6)
+    assert (both.calls, both.prompt_tokens, both.tokens) == (31, 3005, 1506)
+    assert both.dollars == pytest.approx(0.018)
+    assert bill.estimate(both) == {
+        "calls": 10,
+        "prompt_tokens": 1000,
+        "tokens": 500,
+        "money": 0.006,
+        "calls_at_most": 31,
+        "money_at_most": 0.018,
+    }

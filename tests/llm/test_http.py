@@ -233,7 +233,10 @@ def test_no_key_of_another_endpoint_is_sent(
 ) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY"):
         monkeypatch.setenv(name, KEY)
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: Bearer {KEY}")
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, f"{name} of another")
+    custom = f"Authorization: Bearer {KEY}\nX-Team: another\nContent-Type: text/plain"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", custom)
     with replying(lambda number, headers: (200, {}, good())) as (url, asked):
         ask(source(url), prompts(1), tmp_path / "a")
         assert "authorization" not in asked[0]
@@ -241,6 +244,10 @@ def test_no_key_of_another_endpoint_is_sent(
         monkeypatch.setenv("OWN_KEY", "other")
         ask(source(url, key_env="OWN_KEY"), prompts(1), tmp_path / "b")
         assert asked[1]["authorization"] == "Bearer other"
+    for headers in asked:
+        assert headers["content-type"] == "application/json"
+        assert "another" not in str(headers)
+        assert not {"openai-organization", "openai-project", "x-team"} & set(headers)
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 200])
