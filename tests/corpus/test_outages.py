@@ -197,7 +197,9 @@ def test_an_endpoint_that_answers_nothing_is_asked_no_more_than_it_takes_to_see(
     """240 documents, three drafts, a status that is an error of its row."""
     with failing() as server:
         server.fails = {"writer": always(400)}
-        with pytest.raises(UserError, match=r"has answered nothing for model 'scripted': \d+ prompts"):
+        with pytest.raises(
+            UserError, match=r"has answered nothing for model 'scripted': \d+ prompts"
+        ):
             job_at(server.url, "plan.ideas=20").run(str(tmp_path))
         assert 50 <= server.calls("writer") <= MOST
 
