@@ -22,8 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from msm_ray.corpus.job import CorpusJob
+from msm_ray.corpus.making import copy_items
 from msm_ray.corpus.rehearsal import respond
+from msm_ray.corpus.running import items_stage
 from msm_ray.errors import UserError
+from msm_ray.execute import StageContext
 from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.settings import apply_settings, load_job
@@ -293,6 +296,27 @@ def test_evaluation_items_keep_documents_out(tmp_path: Path) -> None:
     assert second["corpus"]["rejected"]["contaminated"] >= 1
     kept = [row["text"] for row in tables(tmp_path / "a", second)["documents"]]
     assert text not in kept
+
+
+def test_items_that_change_under_way_are_not_taken_for_others(tmp_path: Path) -> None:
+    file, out = tmp_path / "items.jsonl", tmp_path / "out"
+    out.mkdir()
+    file.write_text(json.dumps({"id": "q1", "question": "Which cheese?"}) + "\n")
+    stage = items_stage((str(file),), "items")
+    context = StageContext(
+        config=stage.config,
+        inputs={},
+        out=out,
+        work=tmp_path,
+        runtime=stage.runtime,
+        progress=lambda fraction, facts: None,
+    )
+    assert copy_items(context) == {"texts": 1}
+    (out / "items.jsonl").unlink()
+    file.write_text(json.dumps({"id": "q1", "question": "Which bread?"}) + "\n")
+    with pytest.raises(UserError, match=r"items.jsonl: changed since this run began; run again"):
+        copy_items(context)
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("corpus_*.py")), ids=lambda p: p.stem)
