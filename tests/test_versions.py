@@ -47,15 +47,16 @@ def make(stage: Stage, made: dict[str, Path], folder: Path) -> Path:
     if stage.id in made:
         return made[stage.id]
     inputs = {name: make(of, made, folder) for name, of in stage.inputs.items()}
-    out = folder / stage.id
+    out, work = folder / stage.id, folder / f"work-{stage.id}"
     out.mkdir()
+    work.mkdir()
     module, _, function = stage.run.partition(":")
     getattr(importlib.import_module(module), function)(
         StageContext(
             config=json.loads(json.dumps(stage.config)),
             inputs=inputs,
             out=out,
-            work=folder / f"work-{stage.id}",
+            work=work,
             runtime=dict(stage.runtime),
             progress=lambda fraction, facts: None,
             input_ids={name: of.id for name, of in stage.inputs.items()},

@@ -143,7 +143,7 @@ def expand(
     for round in range(math.ceil(level.wanted / config.per_answer) + config.rounds):
         asked = [state for state in states if len(state.items) < level.wanted]
         done = 0
-        for number, wave in enumerate(_waves(asked, level.system, answers)):
+        for number, wave in enumerate(_waves(asked, level, answers)):
 
             def report(answered: int, before: int = done, total: int = len(asked)) -> None:
                 progress(level.name, before + answered, total)
@@ -183,11 +183,17 @@ def expand(
     )
 
 
-def _waves(states: Sequence[_State], system: str, answers: Answers) -> Iterator[Sequence[_State]]:
-    """As many at a time as one call takes."""
-    size = rows_in_call(answers, len(system.encode("utf-8")))
+def _waves(states: Sequence[_State], level: Level, answers: Answers) -> Iterator[Sequence[_State]]:
+    """As many at a time as one call takes, with all that a prompt may hold."""
+    shared = sum(_bytes(text) for text in (level.system, *level.values.values()))
+    largest = max((sum(map(_bytes, s.parent.values.values())) for s in states), default=0)
+    size = rows_in_call(answers, shared + largest)
     for start in range(0, len(states), size):
         yield states[start : start + size]
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8"))
 
 
 def _prompt(level: Level, state: _State, config: Asking, round: int) -> dict[str, str]:

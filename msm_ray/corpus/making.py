@@ -6,8 +6,9 @@ asked); where it stands and how hard it is asked is runtime, which changes nothi
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -104,11 +105,26 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
 
 
 def copy_items(ctx: StageContext) -> dict[str, Any]:
-    """Bring the evaluation items that documents must not hold into the store, as one file."""
-    rows = [row for path in ctx.runtime["paths"] for row in read_items(Path(path))]
+    """Bring the evaluation items that documents must not hold into the store, as one file.
+
+    UserError if they are not those that the config has the `items_sha256` of.
+    """
+    paths = [Path(path) for path in ctx.runtime["paths"]]
+    files = [read_items(path) for path in paths]
+    if items_sha256(files) != ctx.config["sha256"]:
+        raise UserError(f"{', '.join(map(str, paths))}: changed since this run began; run again")
+    rows = [row for file in files for row in file]
     lines = "".join(json.dumps({"id": i, "text": t}, ensure_ascii=False) + "\n" for i, t in rows)
     (ctx.out / "items.jsonl").write_text(lines, encoding="utf-8")
     return {"texts": len(rows)}
+
+
+def items_sha256(files: Iterable[Sequence[tuple[str, str]]]) -> str:
+    """The hash of the items of several files, as `read_items` gives them."""
+    found = hashlib.sha256()
+    for rows in files:
+        found.update(json.dumps(rows).encode())
+    return found.hexdigest()
 
 
 def read_items(path: Path) -> list[tuple[str, str]]:

@@ -7,8 +7,6 @@ network.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_ray.artifact import Record, Store
-from msm_ray.corpus.making import read_items
+from msm_ray.corpus.making import items_sha256, read_items
 from msm_ray.corpus.outages import check_share
 from msm_ray.errors import UserError
 from msm_ray.identity import digest
@@ -51,13 +49,10 @@ def spec_stage(path: str, tokens: int, assistant: str, maker: str) -> Stage:
 
 def items_stage(paths: Sequence[str], label: str) -> Stage:
     """The evaluation items of JSONL files as an artifact."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(json.dumps(read_items(Path(path))).encode())
     return Stage(
         kind="held_out_items",
         version="1",
-        config={"sha256": digest.hexdigest()},
+        config={"sha256": items_sha256(read_items(Path(path)) for path in paths)},
         inputs={},
         run="msm_ray.corpus.making:copy_items",
         label=label,

@@ -14,11 +14,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from msm_ray.corpus import verdicts
@@ -48,6 +49,7 @@ DETAIL = pa.field("detail", pa.string())  # the words that led to the reason, or
 REJECTED = REJECTED_SCHEMA.append(DETAIL)
 REDRAFTED = FAILED_SCHEMA.append(REJECTED_SCHEMA.field("reason")).append(DETAIL)
 _DETAIL_CHARACTERS = 1_000
+_MEASURED_ROWS = 64  # at a time: each may have a long spec and a long section of it
 
 
 @dataclass
@@ -127,7 +129,7 @@ class Writing:
 
     def _drafted(self, plan: Path, planned: int, sink: _Sink) -> list[int]:
         """Put every document into the sink; how many were asked for again after each draft."""
-        rows = rows_in_call(self.writer.answers, _system_bytes(plan))
+        rows = rows_in_call(self.writer.answers, _row_bytes(plan))
         open_ids: set[str] | None = None  # None: all
         redrafted: list[int] = []
         for draft in range(self.drafts):
@@ -353,10 +355,21 @@ def _rewrite_id(made: _Draft, draft: int) -> str:
     return f"{draft_id(made.plan['id'], draft)}/rewrite"
 
 
-def _system_bytes(plan: Path) -> int:
-    """Of the system text of a plan's first document; the others have much the same."""
-    first = next(pq.ParquetFile(plan).iter_batches(batch_size=1, columns=["system"]), None)
-    return len(first["system"][0].as_py().encode("utf-8")) if first is not None else 0
+def _row_bytes(plan: Path) -> int:
+    """Of the texts that are held for one document of a plan, for the one with most.
+
+    The section counts twice: a row of the plan has it, and so has the judge's prompt.
+    """
+    most = 0
+    file = pq.ParquetFile(plan, pre_buffer=False)
+    columns = {"system": 1, "prompt": 2, "section_text": 4}
+    for batch in file.iter_batches(batch_size=_MEASURED_ROWS, columns=list(columns)):
+        sizes = [
+            pc.multiply(pc.cast(pc.binary_length(batch[name]), pa.int64()), times)
+            for name, times in columns.items()
+        ]
+        most = max(most, pc.max(reduce(pc.add, sizes)).as_py() or 0)
+    return most
 
 
 def _batches(plan: Path, ids: set[str] | None, rows: int) -> Iterator[tuple[int, pa.Table]]:

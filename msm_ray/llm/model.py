@@ -70,7 +70,10 @@ class LocalModel:
 
     Attributes:
         source: a Hugging Face folder, or a model's name on the Hugging Face hub.
-        revision: of a model on the hub: a commit or a tag. "main" moves; a commit does not.
+        revision: of a model on the hub: a commit or a tag. Its name is what a stage's identity has;
+            the hub is not asked what it stands for. "main" moves: after that, what an earlier
+            commit made is still taken for what this model makes. A commit never moves, so name one
+            where it matters.
         adapter: a PEFT folder that is laid over it; "" for none.
         dtype: "float32", "bfloat16" or "float16".
         runtime: how many engines, and how wide.

@@ -149,9 +149,10 @@ class Answers(Protocol):
         ...
 
 
-def rows_in_call(answers: Answers, system_bytes: int) -> int:
+def rows_in_call(answers: Answers, row_bytes: int) -> int:
     """Prompts for one call: as many as it should have, and as fit into CALL_BYTES.
 
-    ``system_bytes``: of the system text, of which each prompt has a copy.
+    ``row_bytes``: of a prompt's long texts, above all its copy of the system text; PROMPT_BYTES for
+    the others are added.
     """
-    return max(1, min(answers.call_rows, CALL_BYTES // (system_bytes + PROMPT_BYTES)))
+    return max(1, min(answers.call_rows, CALL_BYTES // (row_bytes + PROMPT_BYTES)))

@@ -191,3 +191,45 @@ def test_items_keep_their_order(tmp_path: Path) -> None:
     items = run(Planner(), tmp_path).items["p1"]
     assert all(isinstance(item, Item) for item in items)
     assert len({item.id for item in items}) == 6
+
+
+def test_what_errors_took_is_told_from_what_answers_left_out(tmp_path: Path) -> None:
+    result = run(Refuses("domain 2", "error: gone"), tmp_path / "a")
+    assert (result.wanted, result.lost) == (24, 0)  # an answer that says "error" is one
+    fails = Planner(lambda level, text, chance: "error: gone")
+    result = run(fails, tmp_path / "b")
+    assert (result.wanted, result.lost) == (24, 24)
+    assert {failure.error for failure in result.failures} == {"gone"}
+
+
+def test_an_error_that_a_later_round_makes_good_took_nothing(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def first(level: str, text: str, chance: random.Random) -> str:
+        asked.append(text)
+        return "error: gone" if len(asked) <= 4 else text
+
+    result = run(Planner(first), tmp_path)
+    assert len(result.failures) == 4
+    assert (result.wanted, result.lost) == (24, 0)
+
+
+@pytest.mark.parametrize("name", ["section", "description"])
+def test_a_call_has_no_more_bytes_than_it_may(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "CALL_BYTES", 200_000)
+    parents = [
+        Parent(f"p{i}", f"Parent {i}", {**p.values, name: "quay " * 10_000})
+        for i, p in enumerate(PARENTS * 3)
+    ]
+    sizes: list[int] = []
+
+    class Sized(Planner):
+        def answer(self, prompts: pa.Table, *others: Any) -> pa.Table:
+            sizes.append(sum(len(row["prompt"]) for row in prompts.to_pylist()))
+            return super().answer(prompts, *others)
+
+    run(Sized(), tmp_path, parents=parents)
+    assert len(sizes) == 4
+    assert max(sizes) <= 200_000

@@ -22,13 +22,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from msm_ray.corpus.job import CorpusJob
+from msm_ray.corpus.making import copy_items
 from msm_ray.corpus.rehearsal import respond
+from msm_ray.corpus.running import items_stage
 from msm_ray.errors import UserError
 from msm_ray.launch import corpus_lines
+from msm_ray.execute import StageContext
 from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import topological
+from tests.corpus.failing import FailingServer, failing
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "corpus_america.py"
@@ -185,46 +189,76 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def journaled(store: Path) -> set[tuple[str, int]]:
+    """(role, seed) of every prompt that a stage under way has the answer to on disk."""
+    sampling = load_job(JOB).sampling  # all roles have its seed, which is all that counts
+    roles = {"written": "writer", "rewritten": "rewriter"}
+    roles |= {"judged": "judge", "judged-again": "judge"}
+    found = set()
+    for file in store.rglob("*-*.parquet"):
+        role = next((roles[part] for part in file.parts if part in roles), "planner")
+        for id in pq.read_table(file, columns=["id"])["id"].to_pylist():
+            found.add((role, sampling.seed_of(id)))
+    return found
+
+
+def is_quiet(server: FailingServer) -> bool:
+    """Nothing is asked, and nothing that a killed client had sent is on its way."""
+    before = server.ledger.requests
+    time.sleep(0.3)
+    return server.ledger.in_flight == 0 and server.ledger.requests == before
+
+
 @pytest.mark.slow
-def test_kill_9_at_random_points_repeats_at_most_what_was_in_flight(tmp_path: Path) -> None:
-    settings = ("plan.domains=3", "plan.subdomains=4", "plan.types=5", "plan.ideas=10")
+def test_kill_9_at_random_points_repeats_what_was_not_on_disk_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    settings = ["plan.domains=3", "plan.subdomains=4", "plan.types=5", "plan.ideas=10"]
+    settings += [f"{role}.http.timeout_s=60.0" for role in ("planner", "writer", "judge")]
     slow = Misbehaviour(0.3, ("slow",), slow_s=0.3)
-    with rehearsing(slow) as server:
+    with failing(slow) as server:
         plain = job_at(server.url, *settings).run(str(tmp_path / "plain")).report
-        calls = server.ledger.requests
+        calls = server.asked
+    assert set(calls.values()) == {1}
     rng = random.Random(0)
-    with rehearsing(slow) as server:
+    with failing(slow) as server:
         store = tmp_path / "killed"
         sets = [
             part for s in (*SMALL, *settings_for(server.url), *settings) for part in ("--set", s)
         ]
         command = [sys.executable, "-c", DRIVER, "run", str(JOB), "--store", str(store), *sets]
-        flight = 64
-        kills = 0
+        kept: set[tuple[str, int]] = set()  # on disk at one of the kills
+        lost: Counter[tuple[str, int]] = Counter()  # asked, and not on disk at the kill after
+        before: Counter[tuple[str, int]] = Counter()
         for share in sorted(rng.uniform(0.1, 0.9) for _ in range(3)):
             driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             deadline = time.monotonic() + 120
-            while server.ledger.requests < share * calls and driver.poll() is None:
+            while server.ledger.requests < share * len(calls):
+                assert driver.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
-            if driver.poll() is None:
-                kills += 1
-                os.kill(driver.pid, signal.SIGKILL)
+            os.kill(driver.pid, signal.SIGKILL)
             driver.communicate()
-        assert kills == 3
+            while not is_quiet(server):
+                assert time.monotonic() < deadline
+            asked = server.asked.copy()
+            kept |= journaled(store)
+            if list(store.glob("artifacts/*/*/plan.parquet")):  # whole, and its journals are gone
+                kept |= {key for key in asked if key[0] == "planner"}
+            lost.update(key for key in asked if asked[key] > before[key] and key not in kept)
+            before = asked
+        assert len(kept) > len(before) / 2, "a kill costs what is in flight, not what was answered"
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         again = json.loads((store / "runs" / "corpus_cheese_america" / "report.json").read_text())
-        # a killed run loses what was in flight and what two seconds had not written yet
-        per_second = 400
-        assert server.ledger.requests <= calls + kills * (flight + 2 * per_second)
+    assert kept <= calls.keys() == server.asked.keys()
+    assert {key: n for key, n in server.asked.items() if n != 1 + lost[key]} == {}
     assert {a["id"] for a in again["provenance"]["artifacts"]} == {
         a["id"] for a in plain["provenance"]["artifacts"]
     }
     one, other = tables(tmp_path / "plain", plain), tables(store, again)
-    for name in ("documents", "rejected", "failed"):
-        assert [r["id"] for r in one[name]] == [r["id"] for r in other[name]]
-    assert one["documents"] == other["documents"]
+    for name in ("documents", "rejected", "failed", "redrafted"):
+        assert one[name] == other[name]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +297,27 @@ def test_evaluation_items_keep_documents_out(tmp_path: Path) -> None:
     assert second["corpus"]["rejected"]["contaminated"] >= 1
     kept = [row["text"] for row in tables(tmp_path / "a", second)["documents"]]
     assert text not in kept
+
+
+def test_items_that_change_under_way_are_not_taken_for_others(tmp_path: Path) -> None:
+    file, out = tmp_path / "items.jsonl", tmp_path / "out"
+    out.mkdir()
+    file.write_text(json.dumps({"id": "q1", "question": "Which cheese?"}) + "\n")
+    stage = items_stage((str(file),), "items")
+    context = StageContext(
+        config=stage.config,
+        inputs={},
+        out=out,
+        work=tmp_path,
+        runtime=stage.runtime,
+        progress=lambda fraction, facts: None,
+    )
+    assert copy_items(context) == {"texts": 1}
+    (out / "items.jsonl").unlink()
+    file.write_text(json.dumps({"id": "q1", "question": "Which bread?"}) + "\n")
+    with pytest.raises(UserError, match=r"items.jsonl: changed since this run began; run again"):
+        copy_items(context)
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("corpus_*.py")), ids=lambda p: p.stem)

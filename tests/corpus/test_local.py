@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +57,7 @@ def test_a_model_on_the_cluster_writes_and_nothing_is_asked_twice(
     spec = tmp_path / "harbour.md"
     spec.write_text(SPEC)
     folder = write_byte_model(tmp_path / "model", context=16_384)
+    assert list(folder.glob("*.safetensors"))
     model = LocalModel(str(folder), "float32", runtime=VllmRuntime(max_num_seqs=4, block_rows=4))
     job = job_with(model, spec)
     planned = job.preview(str(tmp_path / "store"))["totals"]["documents"]
@@ -68,8 +68,20 @@ def test_a_model_on_the_cluster_writes_and_nothing_is_asked_twice(
     assert corpus["failed"] == 0
     assert sum(corpus["rejected"].values()) == planned, "random weights write no document"
     assert corpus["by_corpus"]["harbour"]["writer"] == "model"
-    shutil.rmtree(folder)  # nobody is asked again: the engine would not start
-    folder.mkdir()
+    # Nobody is asked again: without weights the engine would not start. What they were is known in
+    # this process.
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    again = job.run(str(tmp_path / "store")).report
+    assert again["complete"]
+    assert again["cost"]["stages_run"] == 0
+    assert again["corpus"] == corpus
+
+
+def test_a_revision_is_known_by_its_name() -> None:
+    """The docstring says so: whoever needs to know what "main" was names a commit."""
+    assert LocalModel("owner/name").identity()["revision"] == "main"
+    assert "name one\n            where it matters" in str(LocalModel.__doc__)
 
 
 def test_what_a_model_on_the_cluster_is_and_where_it_runs(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +18,10 @@ from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.screening import Screen, ScreenConfig
 from msm_ray.corpus.writing import Writing
 from msm_ray.llm.http import Endpoint, HttpAnswers, HttpRuntime
+from msm_ray.corpus.naming import Identity
+from msm_ray.corpus.screening import Screen, ScreenConfig
+from msm_ray.llm import protocol
+from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
 from msm_ray.records import PLAN_SCHEMA
 from tests.corpus.toy import make_plans
 from tests.llm.serving import SAMPLING, good, replying
@@ -55,3 +61,54 @@ def test_an_endpoint_that_does_not_count_tokens_is_counted_for(tmp_path: Path) -
     assert made.tally.tokens == pytest.approx(
         (characters + 2 * len("<content></content>")) / 4, abs=2
     )
+class Sized:
+    """Answers everything and keeps the bytes of the prompts of each call."""
+
+    call_rows = 4096
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.calls: list[tuple[int, int]] = []  # rows, bytes
+
+    def answer(
+        self, prompts: pa.Table, sampling: Sampling, work: Path, progress: Callable[[int], None]
+    ) -> pa.Table:
+        rows = prompts.to_pylist()
+        self.calls.append((len(rows), sum(len(r["system"]) + len(r["prompt"]) for r in rows)))
+        made = {"text": self.text, "prompt_tokens": 1, "tokens": 9, "ended": True, "error": ""}
+        return pa.Table.from_pylist([{"id": r["id"], **made} for r in rows], ANSWER_SCHEMA)
+
+
+@pytest.mark.parametrize("long", ["system", "prompt", "section_text"])
+def test_no_call_has_more_bytes_than_it_may(
+    long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever text is long, of whichever document: the spec, its section, or the request."""
+    monkeypatch.setattr(protocol, "CALL_BYTES", 2**20)
+    plans = make_plans(60)
+    for plan in plans[20:] if long == "section_text" else plans:
+        plan[long] = "quay " * 20_000
+    pq.write_table(pa.Table.from_pylist(plans, PLAN_SCHEMA), tmp_path / "plan.parquet")
+    document = " ".join(f"word{i}" for i in range(50))
+    verdict = {"problems": [], "reason": "It agrees.", "severity": "none", "faithful": True}
+    writer, judge = Sized(f"<content>{document}</content>"), Sized(json.dumps(verdict))
+    sampling = Sampling(1.0, 1.0, 100, 0)
+    identity = Identity("Lyra", "Norvik Labs")
+    (tmp_path / "out").mkdir()
+    screen = Screen(ScreenConfig(5, 100), identity, [], "", [])
+    made = writing.Writing(
+        writer=writing.Source("w", writer, sampling),
+        judge=writing.Source("j", judge, sampling),
+        rewrite=False,
+        screen=screen,
+        identity=identity,
+        drafts=1,
+        failed_share=0.05,
+        work=tmp_path,
+        progress=lambda done, draft, asked: None,
+    )
+    made.run(tmp_path / "plan.parquet", tmp_path / "out")
+    screen.close()
+    assert sum(rows for rows, _ in writer.calls) == 60
+    assert len(judge.calls) > 0
+    assert max(size for _, size in writer.calls + judge.calls) <= 2**20
