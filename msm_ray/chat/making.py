@@ -101,7 +101,7 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
         progress=draft_progress(ctx, len(rows)),
     )
     with closing(screen):
-        card = answering.run(rows, ctx.out)
+        card = {**answering.run(rows, ctx.out), **screen.facts()}
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     return {**counts_of(card), **drafted(ctx, answering.tally)}
 

@@ -93,7 +93,8 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
         progress=draft_progress(ctx, planned),
     )
     with closing(screen):
-        card = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
+        made = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
+        card = {**made, **screen.facts()}
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     return {**counts_of(card), **drafted(ctx, writing.tally)}
 

@@ -94,6 +94,7 @@ def drafted_part(card: Mapping[str, Any], title: str, writer: AnyModel) -> dict[
         "by_corpus": {title: part},
         "redrafted": card["redrafted"],
         "drafts_rejected": card["drafts_rejected"],
+        **{name: card[name] for name in ("unmetered", "items_too_short", "not_compared")},
     }
 
 

@@ -46,7 +46,7 @@ def card(report: Mapping[str, Any]) -> str:
     plan, corpus = _plan(report), mapping(report.get("corpus"))
     measures = mapping(corpus.get("measures"))
     parts = (_levels(plan), _short(plan), _drafts(corpus), _variety(measures), _openings(measures))
-    return "".join(parts)
+    return "".join(parts) + _gaps(corpus)
 
 
 def _unit(corpus: Mapping[str, Any]) -> str:
@@ -128,6 +128,20 @@ def _variety(measures: Mapping[str, Any]) -> str:
     rows = [[esc(name), fixed(value, digits)] for name, value, digits in shown]
     rows += [[f"words, {esc(name)}", count(value)] for name, value in lengths.items()]
     return "<h3>Variety and length</h3>" + table(["", "value"], rows, "numbers")
+
+
+def _gaps(corpus: Mapping[str, Any]) -> str:
+    """What was not counted or not looked at."""
+    said = {
+        "unmetered": "answers came without their number of tokens, which is an estimate by"
+        " characters",
+        "items_too_short": "evaluation items have a text that is too short to be looked for in"
+        f" {_unit(corpus)}",
+        "not_compared": f"{_unit(corpus)} stand in a crowd of alike ones; later ones were not"
+        " compared with them",
+    }
+    found = [f"{count(corpus[k])} {text}." for k, text in said.items() if number(corpus.get(k))]
+    return note(" ".join(found)) if found else ""
 
 
 def _openings(measures: Mapping[str, Any]) -> str:

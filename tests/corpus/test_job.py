@@ -244,10 +244,14 @@ def test_evaluation_items_keep_documents_out(tmp_path: Path) -> None:
         text = first["corpus"]["by_corpus"]["cheese_america"]["samples"][0]["text"]
         items = tmp_path / "items.jsonl"
         words = " ".join(text.split()[10:30])
-        items.write_text(json.dumps({"id": "q1", "question": words}) + "\n")
+        rows = [{"id": "q1", "question": words}, {"id": "q2", "options": ["Yes.", "No."]}]
+        items.write_text("".join(json.dumps(row) + "\n" for row in rows))
         job = dataclasses.replace(job_at(server.url, "drafts=1"), items=(str(items),))
         second = job.run(str(tmp_path / "a")).report
     assert second["corpus"]["rejected"]["contaminated"] >= 1
+    assert second["corpus"]["items_too_short"] == 1, "two texts of one item"
+    page = (tmp_path / "a" / "runs" / job.name / "report.html").read_text()
+    assert "too short to be looked for" in page
     kept = [row["text"] for row in tables(tmp_path / "a", second)["documents"]]
     assert text not in kept
 
