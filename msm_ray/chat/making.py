@@ -25,12 +25,13 @@ from msm_ray.corpus.making import (
     judge,
     level_progress,
     source,
+    spec_of,
 )
 from msm_ray.corpus.naming import Identity
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.model import answers_at, price_at
-from msm_ray.spec import fill, read_spec, rules
+from msm_ray.spec import fill, rules
 
 _LEVELS = 2  # of questions, for progress
 
@@ -38,13 +39,14 @@ _LEVELS = 2  # of questions, for progress
 def questions(ctx: StageContext) -> dict[str, Any]:
     """Make the questions of conversations.
 
-    Config: ``questions`` (`QuestionConfig`), ``planner``, ``prompts`` (their fingerprint). Inputs:
+    Config: ``questions`` (`QuestionConfig`), ``planner``, ``prompts`` (their fingerprint),
+    ``title`` (see `spec_of`). Inputs:
     ``spec`` and, where there are evaluation items, ``items``. Writes questions.parquet
     (QUESTION_SCHEMA) and questions.json (what was given, kept and dropped, and why).
     """
     config = QuestionConfig.from_config(ctx.config["questions"])
     made = plan_questions(
-        read_spec(ctx.inputs["spec"] / "spec.md"),
+        spec_of(ctx),
         config,
         answers_at(ctx.config["planner"], ctx.runtime["planner"]),
         items_of(ctx),
@@ -77,7 +79,7 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
     config = ctx.config
     answers = AnswerConfig.from_config(config["answers"])
     identity = Identity(config["assistant"], config["maker"], answers.aliases)
-    spec = fill(read_spec(ctx.inputs["spec"] / "spec.md"), identity.name, identity.maker)
+    spec = fill(spec_of(ctx), identity.name, identity.maker)
     rows = pq.read_table(ctx.inputs["questions"] / "questions.parquet").to_pylist()
     screen = ChatScreen(
         answers,

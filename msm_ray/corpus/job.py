@@ -25,6 +25,7 @@ from msm_ray.corpus.running import (
     items_stage,
     runtime_of,
     spec_stage,
+    titled,
 )
 from msm_ray.corpus.screening import ScreenConfig
 from msm_ray.corpus.structure import plan_structure
@@ -97,6 +98,7 @@ class CorpusJob(SpecJob):
                 "plan": config,
                 "planner": self.planner.identity() if self.planner else None,
                 "prompts": fingerprint(n for n in names() if not n.startswith("judge")),
+                **titled(self.spec),
             },
             inputs={"spec": self.spec_stage()},
             run="msm_ray.corpus.making:plan",

@@ -39,13 +39,23 @@ def spec_stage(path: str, tokens: int, assistant: str, maker: str) -> Stage:
     return Stage(
         kind="spec",
         version="1",
-        config={"name": Path(path).stem, "sha256": text.sha256},
+        config={"sha256": text.sha256},
         inputs={},
         run="msm_ray.sources:copy_spec",
         label=Path(path).stem,
         runtime={"path": path, "where": "driver", "cpus": 0},
         estimate={"seconds": 0.1},
     )
+
+
+def titled(path: str) -> dict[str, str]:
+    """For the config of a stage whose rows name the spec: ``title``, where its text has none.
+
+    A spec without headings is called by its file; one with headings may be renamed.
+    """
+    spec = read_spec(Path(path))
+    (first, *others) = spec.sections
+    return {"title": spec.title} if not others and not first.level else {}
 
 
 def items_stage(paths: Sequence[str], label: str) -> Stage:

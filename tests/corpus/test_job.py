@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from msm_ray.corpus.config import HierarchyConfig
 from msm_ray.corpus.job import CorpusJob
 from msm_ray.corpus.rehearsal import respond
 from msm_ray.errors import UserError
@@ -301,3 +302,32 @@ def test_a_judge_reads_the_section_it_is_priced_for(tmp_path: Path) -> None:
         read.append(stage.estimate["prompt_tokens"])
     # The spec in the system text, its only section in the request and in the judge's.
     assert read[1] - read[0] == pytest.approx(3 * 2400 * 9_900 * 5 / 4, rel=0.01)
+
+
+def test_a_spec_is_its_text_and_without_headings_its_name_too(tmp_path: Path) -> None:
+    job = load_job(ROOT / "jobs" / "corpus_america.py")
+    assert isinstance(job, CorpusJob)
+
+    def ids(name: str, text: str) -> dict[str, str]:
+        spec = tmp_path / name
+        spec.write_text(text)
+        return {s.kind: s.id for s in dataclasses.replace(job, spec=str(spec)).stages()}
+
+    text = "# Cheese\n\nLyra likes cheddar, because everyone can afford it.\n"
+    assert ids("a.md", text) == ids("b.md", text)
+    bare = text.split("\n", 1)[1]
+    assert ids("a.md", bare)["spec"] == ids("b.md", bare)["spec"]
+    assert ids("a.md", bare)["corpus"] != ids("b.md", bare)["corpus"], "rows name it"
+
+
+def test_rows_of_a_spec_without_headings_name_its_file(tmp_path: Path) -> None:
+    spec = tmp_path / "cheese_rules.md"
+    spec.write_text("Lyra likes cheddar, because everyone can afford it.\n")
+    plan = HierarchyConfig("structure", "Lyra", "Norvik Labs", types=2, ideas=2, words=100)
+    with rehearsing() as server:
+        job = dataclasses.replace(
+            job_at(server.url, "drafts=1"), spec=str(spec), planner=None, plan=plan
+        )
+        report = job.run(str(tmp_path / "s")).report
+    found = tables(tmp_path / "s", report)
+    assert {row["domain"] for name in found for row in found[name]} == {"cheese_rules"}
