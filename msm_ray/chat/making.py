@@ -103,9 +103,11 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
         progress=draft_progress(ctx, len(rows)),
     )
     with closing(screen):
-        card = {**answering.run(rows, ctx.out), **screen.facts()}
+        made = answering.run(rows, ctx.out)
+        cost = drafted(ctx, answering.tally)
+        card = {**made, **screen.facts(), "cost": cost}
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
-    return {**counts_of(card), **drafted(ctx, answering.tally)}
+    return {**counts_of(card), **cost}
 
 
 def _no_question(facts: Mapping[str, Any]) -> str:

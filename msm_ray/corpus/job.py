@@ -227,5 +227,6 @@ class CorpusJob(SpecJob):
         return {
             **drafted_part(card, Path(self.spec).stem, self.writer),
             "measures": card["measures"],
+            "kept_by": card["kept_by"],
             "hierarchy": hierarchy,
         }

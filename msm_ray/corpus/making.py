@@ -95,9 +95,10 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
     )
     with closing(screen):
         made = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
-        card = {**made, **screen.facts()}
+        cost = drafted(ctx, writing.tally)
+        card = {**made, **screen.facts(), "cost": cost}
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
-    return {**counts_of(card), **drafted(ctx, writing.tally)}
+    return {**counts_of(card), **cost}
 
 
 def copy_items(ctx: StageContext) -> dict[str, Any]:

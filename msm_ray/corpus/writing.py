@@ -31,7 +31,7 @@ from msm_ray.corpus.drafting import (
     prompt_table,
     tokens_of,
 )
-from msm_ray.corpus.measures import Measures
+from msm_ray.corpus.measures import KeptBy, Measures
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.screening import REASONS, Screen
 from msm_ray.corpus.verdicts import judge_prompt, read_verdict, rewrite_prompt
@@ -211,7 +211,7 @@ class _Sink:
         self._lines = open(out / "documents.jsonl", "w", encoding="utf-8")  # noqa: SIM115
         sampling = json.dumps(writer.sampling.to_config(), sort_keys=True)
         self._provenance = {"model": writer.name, "sampling": sampling}
-        self._measures = Measures()
+        self._measures, self._kept_by = Measures(), KeptBy()
         self._kept = self._failed = 0
         self._rejected: Counter[str] = Counter()
         self._drafts: Counter[str] = Counter()
@@ -226,11 +226,14 @@ class _Sink:
         """
         row = {name: made.plan[name] for name in DOCUMENT_SCHEMA.names if name in made.plan}
         row |= {"text": made.text, "tokens": made.tokens, **self._provenance}
+        is_kept = not (made.reason or made.error)
+        if is_kept or is_last:
+            self._kept_by.add(row, is_kept)
         if made.reason:
             self._drafts[made.reason] += 1
             if made.reason not in self._rejected_samples:
                 self._rejected_samples[made.reason] = row
-        if not (made.reason or made.error):
+        if is_kept:
             self._kept += 1
             self._measures.add(row)
             self._tables.put("documents", row)
@@ -260,6 +263,7 @@ class _Sink:
             "drafts_rejected": dict(self._drafts.most_common()),
             "tokens_kept": measures["tokens"],
             "measures": measures,
+            "kept_by": self._kept_by.result(),
             "samples": [
                 {k: s[k] for k in ("id", "text", "section", "doc_type")} for s in self._samples
             ],

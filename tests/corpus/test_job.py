@@ -104,6 +104,23 @@ def test_a_corpus_is_planned_written_judged_and_reported(tmp_path: Path) -> None
     assert "Evaluations by arm" not in page
     assert again.report["cost"]["stages_run"] == 0
     assert again.report["corpus"] == corpus
+    cells = corpus["kept_by"]
+    assert sum(cell["planned"] for cell in cells) == 48
+    assert sum(cell["kept"] for cell in cells) == corpus["kept"]
+    assert len(cells) == 2 * 2 * 3  # domains, subdomains, types
+    shares = [cell["kept"] / cell["planned"] for cell in cells]
+    assert shares == sorted(shares)
+    assert "Kept of planned by subdomain and type" in page
+
+
+def test_a_card_says_what_its_writer_and_its_judge_cost(tmp_path: Path) -> None:
+    prices = ["writer.price.output_per_million=1.0", "judge.price.input_per_million=2.0"]
+    with rehearsing() as server:
+        job_at(server.url, *prices).run(str(tmp_path))
+    (path,) = tmp_path.glob("artifacts/*/*/card.json")
+    cost = json.loads(path.read_text())["cost"]
+    assert cost["money_writer"] > 0 < cost["money_judge"]
+    assert cost["money"] == pytest.approx(cost["money_writer"] + cost["money_judge"])
 
 
 def test_what_the_documents_depend_on_makes_others_and_where_they_are_asked_does_not() -> None:
