@@ -21,7 +21,8 @@ from msm_ray.assemble import training_facts
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
-from msm_ray.corpus.running import SpecJob
+from msm_ray.corpus.naming import Identity
+from msm_ray.corpus.running import SpecJob, items_stage
 from msm_ray.errors import UserError
 from msm_ray.graph import blocks_stage, train_stage
 from msm_ray.identity import folder_sha256
@@ -189,7 +190,7 @@ class Recipe(SpecJob):
             component["file"] = "conversations_reasoning.parquet"
         components = [component]
         if wanted is not None:
-            inputs["instructions"] = instructions_stage(wanted.source, wanted.tokens, wanted.seed)
+            inputs["instructions"] = self._instructions_stage(wanted)
             share = float(wanted.tokens)
             components.append(_component("instructions", "conversations", share, how.max_repeats))
         return blocks_stage(
@@ -202,6 +203,12 @@ class Recipe(SpecJob):
             loss_on="assistant",
             seconds=BLOCKS_SECONDS,
         )
+
+    def _instructions_stage(self, wanted: Instructions) -> Stage:
+        asked, aliases = self.chats.questions, self.chats.answers.aliases
+        identity = Identity(asked.assistant, asked.maker, aliases)
+        items = items_stage(self.chats.items, self.chats.name) if self.chats.items else None
+        return instructions_stage(wanted.source, wanted.tokens, wanted.seed, identity, items)
 
     def _chat_tokens(self) -> float:
         """Of the fine-tuning conversations, as a preview expects them."""

@@ -1,7 +1,8 @@
 """Instruction-tuning data: conversations that somebody else made, as many as fit a token budget.
 
 Mixed into alignment fine-tuning, so that a model learns how to behave without forgetting how to
-talk. The sample depends on the source, the budget and the seed alone.
+talk. Somebody else's assistant has another name: what says so is refused, as in documents. The
+sample depends on the source, the budget, the seed and who the trained model is.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import importlib
 import json
 import math
 import random
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from msm_ray.corpus import contamination, naming, reading
+from msm_ray.corpus.compact import Digests
+from msm_ray.corpus.contamination import Contamination
+from msm_ray.corpus.making import items_of
+from msm_ray.corpus.naming import Identity, Naming
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
@@ -27,6 +34,7 @@ from msm_ray.records import CONVERSATION_SCHEMA
 from msm_ray.stage import Stage
 
 DOMAIN = "instructions"
+ID_DIGITS = 24
 ROLES = ("system", "user", "assistant")
 
 NOT_A_ROW = "not_a_row"
@@ -46,9 +54,13 @@ REASONS = {
     OUT_OF_TURN: "user and assistant do not take turns, or a system text comes later than first",
     NO_ANSWER: "the assistant does not speak last",
     DUPLICATE: "the same messages as an earlier row",
+    reading.TAG_LEFT: reading.REASONS[reading.TAG_LEFT],
+    **naming.REASONS,
+    **contamination.REASONS,
 }
 
 Messages = list[dict[str, str]]
+Check = Callable[[Messages], str | None]  # the reason against a conversation
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,40 @@ class Instructions:
     facts: dict[str, Any]
 
 
-def instructions(source: str, tokens: int, seed: int) -> Instructions:
+class Refusals:
+    """What an assistant must not say that is another one.
+
+    Args:
+        identity: of the trained model.
+        items: (id, text) of every evaluation item.
+    """
+
+    def __init__(self, identity: Identity, items: Iterable[tuple[str, str]] = ()) -> None:
+        self._naming = Naming(identity)
+        self._contamination = Contamination(items)
+
+    def __call__(self, messages: Messages) -> str | None:
+        """The reason against a conversation, or None.
+
+        Users may ask about any assistant; names count in what the assistant says and is told to be.
+        """
+        for message in messages:
+            content = message["content"]
+            if self._contamination.check(content):
+                return contamination.CONTAMINATED
+            if message["role"] == "user":
+                continue
+            if reading.tag_left(content):
+                return reading.TAG_LEFT
+            named = self._naming.check(content)
+            if named is None and message["role"] == "assistant":
+                named = self._naming.introduction(content, opening_only=True)
+            if named:
+                return named[0]
+        return None
+
+
+def instructions(source: str, tokens: int, seed: int, refuse: Check | None = None) -> Instructions:
     """Conversations of about ``tokens`` tokens, in an order that the seed decides.
 
     Args:
@@ -69,6 +114,7 @@ def instructions(source: str, tokens: int, seed: int) -> Instructions:
             tokenizer. Conversations are taken in the seed's order until the next one would exceed
             it; one that is longer than the whole budget is passed over.
         seed: another one draws other conversations.
+        refuse: what must not be in a conversation, such as `Refusals`.
 
     Rows that are no conversation are refused and counted: rows = refused + left out + taken.
 
@@ -77,48 +123,77 @@ def instructions(source: str, tokens: int, seed: int) -> Instructions:
     """
     if not isinstance(tokens, int) or tokens < 1:
         raise UserError(f"tokens is {tokens!r}; allowed: a whole number, 1 or more")
-    return sample(_rows(source), tokens, seed, source)
+    return sample(lambda: _rows(source), tokens, seed, source, refuse)
 
 
-def sample(rows: Iterable[Any], tokens: int, seed: int, source: str) -> Instructions:
-    """The sample of rows ``{messages}``; see `instructions`. Reads all rows before it draws."""
+def sample(
+    read: Callable[[], Iterable[Any]],
+    tokens: int,
+    seed: int,
+    source: str,
+    refuse: Check | None = None,
+) -> Instructions:
+    """The sample of rows ``{messages}``; see `instructions`.
+
+    ``read`` is called twice: for the size of each row, at some 60 bytes a row, then for those that
+    are taken.
+    """
     refused: Counter[str] = Counter()
-    found: dict[str, Messages] = {}
-    count = 0
-    for row in rows:
+    known, sizes, count = Digests(), array("Q"), 0
+    for row in read():
         count += 1
         messages, reason = read_messages(row)
-        id = _id(messages)
-        if reason is None and id in found:
+        if reason is None and refuse is not None:
+            reason = refuse(messages)
+        if reason is None and known.seen(_digest(messages)) is not None:
             reason = DUPLICATE
         if reason is not None:
             refused[reason] += 1
         else:
-            found[id] = messages
-    # By id, so that the order of a file, or how it was read, does not decide.
-    order = sorted(found)
-    random.Random(seed).shuffle(order)
-    taken, used = [], 0
-    for id in order:
-        size = rough_tokens(found[id])
-        if size > tokens:
-            continue
-        if used + size > tokens:
-            break
-        used += size
-        taken.append({"id": id, "messages": found[id], "domain": DOMAIN})
-    if not taken:
+            sizes.append(rough_tokens(messages))
+    places, used = _drawn(known, sizes, tokens, seed)
+    if not places:
         why = f"{count} rows, refused: {dict(refused)}" if count else "it has no rows"
         raise UserError(f"{source}: no conversation fits into {tokens} tokens; {why}")
+    taken: dict[bytes, Messages] = {}
+    wanted = {known[place] for place in places}
+    for row in read():
+        messages, reason = read_messages(row)
+        if reason is None and (digest := _digest(messages)) in wanted:
+            taken[digest] = messages
+    if len(taken) < len(wanted):
+        raise UserError(f"{source}: changed while it was read; run it again")
+    rows = [
+        {"id": known[place].hex()[:ID_DIGITS], "messages": taken[known[place]], "domain": DOMAIN}
+        for place in places
+    ]
     facts = {
         "rows": count,
         "refused": dict(refused.most_common()),
         "reasons": {reason: REASONS[reason] for reason in refused},
-        "left_out": len(found) - len(taken),
-        "taken": len(taken),
+        "left_out": len(known) - len(rows),
+        "taken": len(rows),
         "tokens": used,
     }
-    return Instructions(pa.Table.from_pylist(taken, schema=CONVERSATION_SCHEMA), facts)
+    return Instructions(pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA), facts)
+
+
+def _drawn(known: Digests, sizes: Sequence[int], tokens: int, seed: int) -> tuple[list[int], int]:
+    """Which rows are taken, in their order, and their tokens.
+
+    Shuffled by id, so that the order of a file, or how it was read, does not decide.
+    """
+    order = sorted(range(len(known)), key=known.__getitem__)
+    random.Random(seed).shuffle(order)
+    places, used = [], 0
+    for place in order:
+        if sizes[place] > tokens:
+            continue
+        if used + sizes[place] > tokens:
+            break
+        used += sizes[place]
+        places.append(place)
+    return places, used
 
 
 def read_messages(row: Any) -> tuple[Messages, str | None]:
@@ -159,20 +234,29 @@ def rough_tokens(messages: Messages) -> int:
     return math.ceil(sum(len(m["content"]) for m in messages) / CHARACTERS_PER_TOKEN)
 
 
-def instructions_stage(source: str, tokens: int, seed: int) -> Stage:
+def instructions_stage(
+    source: str, tokens: int, seed: int, identity: Identity, items: Stage | None = None
+) -> Stage:
     """The sample as an artifact: instructions/conversations.parquet.
 
     A file's bytes are part of the identity. Of a data set on the hub the id is: pin a revision as
-    ``owner/name@revision``.
+    ``owner/name@revision``. ``items``: the stage of the evaluation items that are kept out.
     """
     path = Path(source)
     is_file = path.suffix in _READERS
     name = {"sha256": _sha256(path)} if is_file else {"dataset": source}
     return Stage(
         kind="instructions",
-        version="1",
-        config={**name, "tokens": tokens, "seed": seed},
-        inputs={},
+        version="2",
+        config={
+            **name,
+            "tokens": tokens,
+            "seed": seed,
+            "assistant": identity.name,
+            "maker": identity.maker,
+            "aliases": list(identity.aliases),
+        },
+        inputs={"items": items} if items is not None else {},
         run="msm_ray.chat.instructions:make",
         label=path.stem if is_file else source,
         runtime={"source": source, "where": "driver", "cpus": 0.1},
@@ -183,12 +267,15 @@ def instructions_stage(source: str, tokens: int, seed: int) -> Stage:
 def make(ctx: StageContext) -> dict[str, Any]:
     """Write conversations.parquet (CONVERSATION_SCHEMA).
 
-    Config: ``sha256`` of a file or ``dataset``, ``tokens``, ``seed``. Runtime: ``source``.
+    Config: ``sha256`` of a file or ``dataset``, ``tokens``, ``seed``, ``assistant``, ``maker``,
+    ``aliases``. Input: ``items``, where there are evaluation items. Runtime: ``source``.
     """
-    source = ctx.runtime["source"]
-    if "sha256" in ctx.config and _sha256(Path(source)) != ctx.config["sha256"]:
+    source, config = ctx.runtime["source"], ctx.config
+    if "sha256" in config and _sha256(Path(source)) != config["sha256"]:
         raise UserError(f"{source}: changed while the run was starting; run it again")
-    made = instructions(source, ctx.config["tokens"], ctx.config["seed"])
+    identity = Identity(config["assistant"], config["maker"], tuple(config["aliases"]))
+    refuse = Refusals(identity, items_of(ctx))
+    made = instructions(source, config["tokens"], config["seed"], refuse)
     pq.write_table(made.table, ctx.out / "conversations.parquet")
     return made.facts
 
@@ -265,6 +352,6 @@ def _is_text(content: str) -> bool:
     return True
 
 
-def _id(messages: Messages) -> str:
+def _digest(messages: Messages) -> bytes:
     data = json.dumps(messages, sort_keys=True).encode()
-    return hashlib.sha256(data).hexdigest()[:24]
+    return hashlib.sha256(data).digest()[: Digests.WIDTH]

@@ -26,6 +26,7 @@ from msm_ray.corpus.running import (
     items_stage,
     runtime_of,
     spec_stage,
+    titled,
 )
 from msm_ray.errors import UserError
 from msm_ray.llm.model import AnyModel
@@ -105,6 +106,7 @@ class ConversationJob(SpecJob):
                 "questions": self.questions.to_config(),
                 "planner": self.planner.identity(),
                 "prompts": fingerprint(_QUESTION_PROMPTS[self.questions.about]),
+                **titled(self.spec),
             },
             inputs={"spec": self.spec_stage(), **self._items()},
             run="msm_ray.chat.making:questions",

@@ -26,13 +26,14 @@ from msm_ray.corpus.making import (
     judge,
     level_progress,
     source,
+    spec_of,
 )
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.outages import check_level
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.model import answers_at, price_at
-from msm_ray.spec import fill, read_spec, rules
+from msm_ray.spec import fill, rules
 
 _LEVELS = 2  # of questions, for progress
 
@@ -40,13 +41,14 @@ _LEVELS = 2  # of questions, for progress
 def questions(ctx: StageContext) -> dict[str, Any]:
     """Make the questions of conversations.
 
-    Config: ``questions`` (`QuestionConfig`), ``planner``, ``prompts`` (their fingerprint). Inputs:
+    Config: ``questions`` (`QuestionConfig`), ``planner``, ``prompts`` (their fingerprint),
+    ``title`` (see `spec_of`). Inputs:
     ``spec`` and, where there are evaluation items, ``items``. Writes questions.parquet
     (QUESTION_SCHEMA) and questions.json (what was given, kept and dropped, and why).
     """
     config = QuestionConfig.from_config(ctx.config["questions"])
     made = plan_questions(
-        read_spec(ctx.inputs["spec"] / "spec.md"),
+        spec_of(ctx),
         config,
         answers_at(ctx.config["planner"], ctx.runtime["planner"]),
         items_of(ctx),
@@ -80,7 +82,7 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
     config = ctx.config
     answers = AnswerConfig.from_config(config["answers"])
     identity = Identity(config["assistant"], config["maker"], answers.aliases)
-    spec = fill(read_spec(ctx.inputs["spec"] / "spec.md"), identity.name, identity.maker)
+    spec = fill(spec_of(ctx), identity.name, identity.maker)
     rows = pq.read_table(ctx.inputs["questions"] / "questions.parquet").to_pylist()
     screen = ChatScreen(
         answers,
@@ -105,9 +107,11 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
         progress=draft_progress(ctx, len(rows)),
     )
     with closing(screen):
-        card = answering.run(rows, ctx.out)
+        made = answering.run(rows, ctx.out)
+        cost = drafted(ctx, answering.tally)
+        card = {**made, **screen.facts(), "cost": cost}
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
-    return {**counts_of(card), **drafted(ctx, answering.tally)}
+    return {**counts_of(card), **cost}
 
 
 def _no_question(facts: Mapping[str, Any]) -> str:

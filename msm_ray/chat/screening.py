@@ -143,6 +143,16 @@ class ChatScreen:
         found = self._near.check(id, text)
         return found[0] if found else None
 
+    def facts(self) -> dict[str, Any]:
+        """What was not looked at, for the card.
+
+        ``items_too_short``: evaluation items with a text of fewer than `contamination.LEAST_WORDS`
+        words, which is not looked for. ``not_compared``: kept texts in a crowd of alike ones, with
+        which later ones were not compared (`NearDuplicates.crowded`).
+        """
+        skipped = len(self._contamination.skipped)
+        return {"items_too_short": skipped, "not_compared": self._near.crowded}
+
     def close(self) -> None:
         """Delete what lies in ``scratch``."""
         self._near.close()

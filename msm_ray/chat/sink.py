@@ -62,7 +62,8 @@ class Sink:
         self._drafts: Counter[str] = Counter()
         self._domains: Counter[str] = Counter()
         self._preferences: Counter[str] = Counter()
-        self._samples: list[Row] = []
+        self._samples: dict[str, Row] = {}  # of as many preferences or domains as may be
+        self._spare: list[Row] = []
         self._rejected_samples: dict[str, Row] = {}
 
     def add(self, draft: Draft, is_last: bool, prompt_sha256: str) -> None:
@@ -108,8 +109,11 @@ class Sink:
             whole = {"id": row["id"], "messages": said, **row}
             self._tables.put(name, whole)
             lines.write(json.dumps(whole, ensure_ascii=False) + "\n")
-        if len(self._samples) < SAMPLES:
-            self._samples.append({**row, "text": _shown(draft)})
+        shown, about = {**row, "text": _shown(draft)}, row["preference_id"] or row["domain"]
+        if len(self._samples) < SAMPLES and about not in self._samples:
+            self._samples[about] = shown
+        elif len(self._spare) < SAMPLES:
+            self._spare.append(shown)
 
     def close(self) -> Row:
         """Finish the files; the card's counts and samples."""
@@ -133,10 +137,14 @@ class Sink:
                     "section": "",
                     "doc_type": f"{row['style']}, {row['domain']}",
                 }
-                for row in self._samples
+                for row in [*self._samples.values(), *self._spare][:SAMPLES]
             ],
             "rejected_samples": [
-                {"id": row["id"], "text": row["answer"], "reason": reason}
+                {
+                    "id": row["id"],
+                    "text": f"User: {row['question']}\n\nAssistant: {row['answer']}",
+                    "reason": reason,
+                }
                 for reason, row in list(self._rejected_samples.items())[:3]
             ],
         }

@@ -44,6 +44,10 @@ class Digests:
         """Bytes of memory that are held."""
         return sys.getsizeof(self._digests) + sys.getsizeof(self._table)
 
+    def __getitem__(self, number: int) -> bytes:
+        """The digest with a number."""
+        return bytes(self._digests[number * self.WIDTH : (number + 1) * self.WIDTH])
+
     def seen(self, digest: bytes) -> int | None:
         """The number of a digest that was seen before; None for a new one, which is remembered."""
         assert len(digest) == self.WIDTH

@@ -68,12 +68,15 @@ class Tally:
 
     def facts(self, writer: Price, judge: Price) -> dict[str, Any]:
         """For a stage's record; money in US dollars."""
+        written = writer.of(self.prompt_tokens, self.tokens)
+        judged = judge.of(self.judge_prompt_tokens, self.judge_tokens)
         return {
             "tokens_generated": self.tokens + self.judge_tokens,
             "prompt_tokens": self.prompt_tokens + self.judge_prompt_tokens,
             "calls": self.calls,
-            "money": writer.of(self.prompt_tokens, self.tokens)
-            + judge.of(self.judge_prompt_tokens, self.judge_tokens),
+            "money": written + judged,
+            "money_writer": written,
+            "money_judge": judged,
         }
 
 

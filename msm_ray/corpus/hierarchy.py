@@ -20,32 +20,14 @@ from msm_ray.corpus.config import HierarchyConfig
 from msm_ray.corpus.expansion import Expansion, Progress, Shortfall, expand
 from msm_ray.corpus.levels import Item, Level, Parent
 from msm_ray.corpus.outline import DocType, Hierarchy, Idea, Topic, is_all, with_text
-from msm_ray.corpus.prompts import fingerprint, load
+from msm_ray.corpus.prompts import load
 from msm_ray.corpus.structure import plan_structure
 from msm_ray.errors import UserError
 from msm_ray.llm.protocol import Answers
 from msm_ray.records import Rule, Spec, SpecSection
 from msm_ray.spec import check_size, fill, rules
 
-__all__ = ["Hierarchy", "HierarchyConfig", "expand", "plan_hierarchy", "prompts_sha256"]
-
-_MORE = ("types_more", "ideas_more")
-_PROMPTS = {
-    "model": (
-        *("planner", "domains", "domains_more", "subdomains", "subdomains_more"),
-        *("assertions", "assertions_more", "types", "ideas", *_MORE, "writer", "write"),
-    ),
-    "rules": (
-        *("planner", "rules_domains", "rules_domains_more", "rules_types", "rules_ideas", *_MORE),
-        *("writer", "rules_write"),
-    ),
-    "structure": ("writer", "write"),
-}
-
-
-def prompts_sha256(mode: str) -> str:
-    """The hash of all prompts that stand in a plan of this mode or made it, for its identity."""
-    return fingerprint(_PROMPTS[mode])
+__all__ = ["Hierarchy", "HierarchyConfig", "expand", "plan_hierarchy"]
 
 
 def plan_hierarchy(

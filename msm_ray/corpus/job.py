@@ -26,6 +26,7 @@ from msm_ray.corpus.running import (
     items_stage,
     runtime_of,
     spec_stage,
+    titled,
 )
 from msm_ray.corpus.screening import ScreenConfig
 from msm_ray.corpus.structure import plan_structure
@@ -101,6 +102,7 @@ class CorpusJob(SpecJob):
                 "plan": config,
                 "planner": self.planner.identity() if self.planner else None,
                 "prompts": fingerprint(n for n in names() if not n.startswith("judge")),
+                **titled(self.spec),
             },
             inputs={"spec": self.spec_stage()},
             run="msm_ray.corpus.making:plan",
@@ -231,5 +233,6 @@ class CorpusJob(SpecJob):
         return {
             **part,
             "measures": card["measures"],
+            "kept_by": card["kept_by"],
             "hierarchy": hierarchy,
         }

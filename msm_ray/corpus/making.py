@@ -29,7 +29,7 @@ from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.model import answers_at, price_at
 from msm_ray.llm.protocol import Answers, Sampling
-from msm_ray.records import PLAN_SCHEMA
+from msm_ray.records import PLAN_SCHEMA, Spec
 from msm_ray.spec import fill, read_spec, rules
 
 _LEVELS = 5  # of a plan by a model, for progress
@@ -39,10 +39,11 @@ def plan(ctx: StageContext) -> dict[str, Any]:
     """Make the plan of a corpus.
 
     Config: ``plan`` (`HierarchyConfig`), ``planner`` (None in structure mode), ``prompts`` (their
-    fingerprint). Input: ``spec``. Writes plan.parquet (PLAN_SCHEMA) and hierarchy.json. UserError
-    if no document could be planned, or if too much is missing for errors (`outages`).
+    fingerprint), ``title`` (see `spec_of`). Input: ``spec``. Writes plan.parquet (PLAN_SCHEMA) and
+    hierarchy.json. UserError if no document could be planned, or if too much is missing for errors
+    (`outages`).
     """
-    spec = read_spec(ctx.inputs["spec"] / "spec.md")
+    spec = spec_of(ctx)
     config = HierarchyConfig.from_config(ctx.config["plan"])
     answers = _answers(ctx, "planner") if ctx.config["planner"] else None
     progress = level_progress(ctx, _LEVELS)
@@ -77,7 +78,7 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
     """
     config = ctx.config
     identity = Identity(config["assistant"], config["maker"], tuple(config["screen"]["aliases"]))
-    spec = fill(read_spec(ctx.inputs["spec"] / "spec.md"), identity.name, identity.maker)
+    spec = fill(spec_of(ctx), identity.name, identity.maker)
     screen = Screen(
         ScreenConfig(**{**config["screen"], "aliases": identity.aliases}),
         identity,
@@ -99,9 +100,11 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
         progress=draft_progress(ctx, planned),
     )
     with closing(screen):
-        card = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
+        made = writing.run(ctx.inputs["plan"] / "plan.parquet", ctx.out)
+        cost = drafted(ctx, writing.tally)
+        card = {**made, **screen.facts(), "cost": cost}
     (ctx.out / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
-    return {**counts_of(card), **drafted(ctx, writing.tally)}
+    return {**counts_of(card), **cost}
 
 
 def copy_items(ctx: StageContext) -> dict[str, Any]:
@@ -203,6 +206,11 @@ def draft_progress(ctx: StageContext, planned: int) -> Callable[[int, int, int |
         ctx.progress(min(fraction, 0.99), facts)
 
     return progress
+
+
+def spec_of(ctx: StageContext) -> Spec:
+    """The spec that a stage was given. ``title`` in the config is that of one without headings."""
+    return read_spec(ctx.inputs["spec"] / "spec.md", title=ctx.config.get("title", ""))
 
 
 def items_of(ctx: StageContext) -> list[tuple[str, str]]:

@@ -222,6 +222,27 @@ def _jaccard(left: frozenset[int], right: frozenset[int]) -> float:
     return shared / (len(left) + len(right) - shared) if shared else 0.0
 
 
+class KeptBy:
+    """How many documents were planned and how many are kept, by subdomain and type."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, row: Mapping[str, Any], kept: bool) -> None:
+        """Count a planned document, once it has ended."""
+        cell = self._counts.setdefault((_label(row, "subdomain"), row["doc_type"]), [0, 0])
+        cell[0] += kept
+        cell[1] += 1
+
+    def result(self) -> list[dict[str, Any]]:
+        """Rows {subdomain, doc_type, kept, planned}; first those of which least is kept."""
+        ordered = sorted(self._counts.items(), key=lambda item: (item[1][0] / item[1][1], item[0]))
+        return [
+            {"subdomain": subdomain, "doc_type": doc_type, "kept": kept, "planned": planned}
+            for (subdomain, doc_type), (kept, planned) in ordered
+        ]
+
+
 class Measures:
     """The figures of a corpus, from its rows one by one.
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from msm_ray.corpus import ngrams
 from msm_ray.corpus.compact import BandIndex, Spool
-from msm_ray.corpus.filters import DUPLICATE, Duplicates
+from msm_ray.corpus.filters import DUPLICATE, MEANINGS, Duplicates
 from msm_ray.errors import UserError
 
 NEAR_DUPLICATE = "near_duplicate"
 REASONS = {
-    DUPLICATE: "the same words as an earlier document of this corpus",
+    DUPLICATE: MEANINGS[DUPLICATE],
     NEAR_DUPLICATE: "shares most of its 5-word sequences with an earlier document of this corpus",
 }
 

@@ -19,7 +19,7 @@ import jsonschema
 import numpy as np
 
 from msm_ray.corpus import leftovers, ngrams
-from msm_ray.corpus.filters import EMPTY, TRUNCATED
+from msm_ray.corpus.filters import EMPTY, MEANINGS, TRUNCATED
 
 NO_CONTENT = "no_content"
 UNCLOSED_CONTENT = "unclosed_content"
@@ -38,13 +38,13 @@ STRAY_THINK = "stray_think"
 
 # Why an answer is rejected and what that means.
 REASONS = {
-    TRUNCATED: "not ended when the token limit came",
+    TRUNCATED: MEANINGS[TRUNCATED],
     REFUSAL: "the model refused, in its own voice, instead of writing",
     UNCLOSED_SCRATCHPAD: "the plan before the document was not closed",
     UNCLOSED_CONTENT: "<content> was not closed",
     NO_CONTENT: "no <content> after the scratchpad",
     SEVERAL_CONTENTS: "more than one <content> or </content>: which is the document is a guess",
-    EMPTY: "nothing was written",
+    EMPTY: MEANINGS[EMPTY],
     TAG_LEFT: "holds a tag of the prompt, of a reasoning model or of a chat template",
     SCRATCHPAD_LEAKED: "repeats a long piece of the plan word for word",
     PREAMBLE_LEFT: "holds words to whoever asked, such as 'Sure, here is'",

@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,13 +39,23 @@ def spec_stage(path: str, tokens: int, assistant: str, maker: str) -> Stage:
     return Stage(
         kind="spec",
         version="1",
-        config={"name": Path(path).stem, "sha256": text.sha256},
+        config={"sha256": text.sha256},
         inputs={},
         run="msm_ray.sources:copy_spec",
         label=Path(path).stem,
         runtime={"path": path, "where": "driver", "cpus": 0},
         estimate={"seconds": 0.1},
     )
+
+
+def titled(path: str) -> dict[str, str]:
+    """For the config of a stage whose rows name the spec: ``title``, where its text has none.
+
+    A spec without headings is called by its file; one with headings may be renamed.
+    """
+    spec = read_spec(Path(path))
+    (first, *others) = spec.sections
+    return {"title": spec.title} if not others and not first.level else {}
 
 
 def items_stage(paths: Sequence[str], label: str) -> Stage:
@@ -100,6 +111,7 @@ def drafted_part(
         "by_corpus": {title: part},
         "redrafted": card["redrafted"],
         "drafts_rejected": card["drafts_rejected"],
+        **{name: card[name] for name in ("unmetered", "items_too_short", "not_compared")},
     }
     return report, card
 

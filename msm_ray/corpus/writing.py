@@ -33,7 +33,7 @@ from msm_ray.corpus.drafting import (
     prompt_table,
     tokens_of,
 )
-from msm_ray.corpus.measures import Measures
+from msm_ray.corpus.measures import KeptBy, Measures
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.outages import check_batch, check_failed
 from msm_ray.corpus.screening import REASONS, Screen
@@ -275,7 +275,7 @@ class _Sink:
         self._lines = open(out / "documents.jsonl", "w", encoding="utf-8")  # noqa: SIM115
         sampling = json.dumps(writer.sampling.to_config(), sort_keys=True)
         self._provenance = {"model": writer.name, "sampling": sampling}
-        self._measures = Measures()
+        self._measures, self._kept_by = Measures(), KeptBy()
         self._kept = self._failed = 0
         self._unfaithful_first = self._rewritten = self._rewrites_failed = 0
         self.last_error = ""
@@ -299,6 +299,8 @@ class _Sink:
             self._rewritten += 1
             first = {"error": "", "reason": made.first.reason, "detail": made.first.detail}
             self._tables.put("redrafted", {**self._row(made.first), **first})
+        if made.is_open or is_last:
+            self._kept_by.add(row, made.is_open)
         if made.reason:
             self._drafts[made.reason] += 1
             if made.reason not in self._rejected_samples:
@@ -341,6 +343,7 @@ class _Sink:
             "rewrites_failed": self._rewrites_failed,
             "tokens_kept": measures["tokens"],
             "measures": measures,
+            "kept_by": self._kept_by.result(),
             "samples": [
                 {k: s[k] for k in ("id", "text", "section", "doc_type")} for s in self._samples
             ],

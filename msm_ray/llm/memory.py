@@ -52,6 +52,23 @@ def model_config(model: Path) -> dict[str, Any]:
     return config
 
 
+def text_config(model: Path) -> dict[str, Any]:
+    """`model_config` of the part that reads and writes text: all of it, but for models of images.
+
+    Raises:
+        UserError: it says no context length, or nothing at all.
+    """
+    config = model_config(model)
+    nested = config.get("text_config")
+    config = {**config, **nested} if isinstance(nested, dict) else config
+    if not isinstance(config.get("max_position_embeddings"), int):
+        raise UserError(
+            f"{model / 'config.json'} has no max_position_embeddings, neither at its top nor in"
+            " text_config; needed is a model that continues text"
+        )
+    return config
+
+
 def adapter_rank(folder: Path) -> int:
     """The rank of a LoRA adapter in PEFT's form; UserError if it is none."""
     try:
@@ -66,10 +83,13 @@ def adapter_rank(folder: Path) -> int:
 
 def kv_cache_bytes_per_token(config: dict[str, Any], dtype: str) -> int:
     """Keys and values of one token over all layers, in bytes."""
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    kv_heads = config.get("num_key_value_heads") or heads
-    return int(config["num_hidden_layers"] * 2 * kv_heads * head_dim * DTYPE_BYTES[dtype])
+    try:
+        heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim") or config["hidden_size"] // heads
+        kv_heads = config.get("num_key_value_heads") or heads
+        return int(config["num_hidden_layers"] * 2 * kv_heads * head_dim * DTYPE_BYTES[dtype])
+    except KeyError as error:
+        raise UserError(f"the model's config.json has no {error.args[0]}") from None
 
 
 def engine_memory(
@@ -81,7 +101,7 @@ def engine_memory(
     """
     if dtype not in DTYPE_BYTES:
         raise UserError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPE_BYTES)}")
-    config = model_config(model)
+    config = text_config(model)
     stored = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     stored_dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     weights = stored * DTYPE_BYTES[dtype] // DTYPE_BYTES.get(stored_dtype, 4)

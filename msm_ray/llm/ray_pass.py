@@ -72,14 +72,16 @@ def processor_config(
     dtype: str,
     runtime: VllmRuntime,
     max_model_len: int,
-    need: EngineMemory,
-    gpu: bool,
+    need: EngineMemory | None,
     *,
     with_tokenizer: bool,
     adapters: int,
     rank: int,
 ) -> Any:
-    """Ray's configuration of the engines: ``adapters`` of rank ``rank`` at most, 0 for none."""
+    """Ray's configuration of the engines: ``adapters`` of rank ``rank`` at most, 0 for none.
+
+    ``need``: what an engine takes of the machine's memory; None where it runs on GPUs.
+    """
     from ray.data.llm import vLLMEngineProcessorConfig
 
     engine: dict[str, Any] = {
@@ -91,14 +93,14 @@ def processor_config(
         "disable_log_stats": True,
         # Nobody reads along: an answer leaves the engine's front end when it is whole.
         "stream_interval": 1_000_000,
-        "enforce_eager": not gpu,  # compiling takes longer than a small corpus
+        "enforce_eager": need is not None,  # compiling takes longer than a small corpus
     }
     if adapters:
         # An adapter's folder is its name: vLLM tells adapters, and what it has cached of them,
         # apart by their names alone.
         rank = next(r for r in LORA_RANKS if r >= rank)
         engine |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": min(adapters, 8)}
-    if gpu:
+    if need is None:
         bundles = [{"CPU": runtime.engine_cpus, "GPU": 1}]
         bundles += [{"GPU": 1, "CPU": 0}] * (runtime.tensor_parallel - 1)
         engine["tensor_parallel_size"] = runtime.tensor_parallel

@@ -25,7 +25,7 @@ from msm_ray.llm.memory import (
     available_bytes,
     check_memory,
     engine_memory,
-    model_config,
+    text_config,
 )
 from msm_ray.llm.protocol import ADAPTER, Sampling
 from msm_ray.llm.ray_pass import RAW_SCHEMA, VllmRuntime, processor_config, run_pass, use_gpu
@@ -65,7 +65,7 @@ class VllmAnswers:
         self._runtime = runtime
         self._adapters = {name: path.resolve() for name, path in (adapters or {}).items()}
         self._rank = max((adapter_rank(path) for path in self._adapters.values()), default=0)
-        self._context = int(model_config(model)["max_position_embeddings"])
+        self._context = int(text_config(model)["max_position_embeddings"])
 
     def answer(
         self,
@@ -128,14 +128,14 @@ class VllmAnswers:
         adapted = prompts[ADAPTER.name][0].as_py() != ""
         longest = pc.max(pc.list_value_length(prompts["token_ids"])).as_py()
         max_model_len = min(self._context, longest + sampling.max_tokens)
-        gpu = use_gpu()
-        need = engine_memory(
-            self._model,
-            dtype=self._dtype,
-            max_model_len=max_model_len,
-            max_num_seqs=self._runtime.max_num_seqs,
-        )
-        if not gpu:
+        gpu, need = use_gpu(), None
+        if not gpu:  # on a GPU vLLM takes a share of the device instead
+            need = engine_memory(
+                self._model,
+                dtype=self._dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=self._runtime.max_num_seqs,
+            )
             check_memory(need, self._runtime.engines, available_bytes())
         folder = attempts.open_new(prompts)
         config = processor_config(
@@ -144,7 +144,6 @@ class VllmAnswers:
             self._runtime,
             max_model_len,
             need,
-            gpu,
             with_tokenizer=bool(sampling.schema),
             adapters=pc.count_distinct(prompts[ADAPTER.name]).as_py() if adapted else 0,
             rank=self._rank,

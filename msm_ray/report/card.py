@@ -46,7 +46,7 @@ def card(report: Mapping[str, Any]) -> str:
     plan, corpus = _plan(report), mapping(report.get("corpus"))
     measures = mapping(corpus.get("measures"))
     parts = (_levels(plan), _short(plan), _drafts(corpus), _variety(measures), _openings(measures))
-    return "".join(parts)
+    return "".join((*parts, _kept_by(corpus), _gaps(corpus)))
 
 
 def _unit(corpus: Mapping[str, Any]) -> str:
@@ -70,6 +70,9 @@ def _levels(plan: Mapping[str, Any]) -> str:
         for level, field in LEVELS
         if field in plan
     ]
+    known = {level for level, _ in LEVELS}
+    # What the spec itself gives has no level that is asked for, such as rules without a domain.
+    rows += [[esc(k), "", count(n), ""] for k, n in missing.items() if k not in known and number(n)]
     text = note(
         "What was asked for and did not come is missing: more is asked for a bounded number of"
         " times, then the plan goes on without. Dropped are answers, and items in answers, that"
@@ -117,17 +120,54 @@ def _drafts(corpus: Mapping[str, Any]) -> str:
 
 
 def _variety(measures: Mapping[str, Any]) -> str:
+    if not measures.get("documents"):
+        return ""  # nothing to measure, or short answers that nobody measures
     lengths = mapping(mapping(measures.get("lengths")).get("words"))
     shown = (
         ("different words of all words", measures.get("distinct_1"), 3),
         ("different 2-word sequences of all", measures.get("distinct_2"), 3),
         ("different 3-word sequences of all", measures.get("distinct_3"), 3),
-        ("compressed size, of a sample", measures.get("compression_ratio"), 2),
+        (
+            "size before compression, times that after: alike texts have more",
+            measures.get("compression_ratio"),
+            2,
+        ),
         ("likeness of two documents, of a sample", measures.get("self_similarity"), 4),
     )
     rows = [[esc(name), fixed(value, digits)] for name, value, digits in shown]
     rows += [[f"words, {esc(name)}", count(value)] for name, value in lengths.items()]
     return "<h3>Variety and length</h3>" + table(["", "value"], rows, "numbers")
+
+
+def _kept_by(corpus: Mapping[str, Any]) -> str:
+    """Where a plan lost most: its subdomains and types of document, the poorest first."""
+    cells = [mapping(cell) for cell in items(corpus.get("kept_by"))]
+    rows = [
+        [
+            esc(word(cell.get("subdomain"))),
+            esc(word(cell.get("doc_type"))),
+            count(cell.get("kept")),
+            count(cell.get("planned")),
+        ]
+        for cell in cells[:MOST_ROWS]
+    ]
+    more = f", the {MOST_ROWS} with the fewest" if len(cells) > MOST_ROWS else ""
+    body = table(["subdomain", "type", "= kept", "= planned"], rows, "numbers")
+    return details(f"Kept of planned by subdomain and type{more}", body) if rows else ""
+
+
+def _gaps(corpus: Mapping[str, Any]) -> str:
+    """What was not counted or not looked at."""
+    said = {
+        "unmetered": "answers came without their number of tokens, which is an estimate by"
+        " characters",
+        "items_too_short": "evaluation items have a text that is too short to be looked for in"
+        f" {_unit(corpus)}",
+        "not_compared": f"{_unit(corpus)} stand in a crowd of alike ones; later ones were not"
+        " compared with them",
+    }
+    found = [f"{count(corpus[k])} {text}." for k, text in said.items() if number(corpus.get(k))]
+    return note(" ".join(found)) if found else ""
 
 
 def _openings(measures: Mapping[str, Any]) -> str:

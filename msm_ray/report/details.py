@@ -44,10 +44,9 @@ def corpus(report: Mapping[str, Any]) -> str:
     parts.append(_reasons(whole, each))
     parts.append(
         note(
-            "Every planned document ends as kept, as rejected with a"
-            " reason, or as failed with an error; the three add up to the plan. Only kept documents"
-            " are trained on. A high share rejected for one reason points at the prompt or at the"
-            " writer, not at chance."
+            "Everything that was planned ends as kept, as rejected with a reason, or as failed with"
+            " an error; the three add up to the plan. Only what is kept is trained on. A high share"
+            " rejected for one reason points at the prompt or at the writer, not at chance."
         )
     )
     shown = 0
@@ -55,7 +54,7 @@ def corpus(report: Mapping[str, Any]) -> str:
         body = _samples(part)
         if body:
             writer = word(part.get("writer"), "unknown")
-            heading = f"Sample documents: {title} (writer: {writer})"
+            heading = f"Samples: {title} (writer: {writer})"
             parts.append(details(heading, body, is_open=shown == 0))
             shown += 1
     return "".join(parts)
@@ -94,7 +93,7 @@ def _corpus_row(title: str, part: Mapping[str, Any]) -> list[str]:
 def _reasons(whole: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]]) -> str:
     reasons = mapping(whole.get("rejected"))
     if not reasons:
-        return "<p>No document was rejected.</p>" if _rejected(whole) == 0 else ""
+        return "<p>Nothing was rejected.</p>" if _rejected(whole) == 0 else ""
     ordered = sorted(reasons, key=lambda r: -(number(reasons[r]) or 0))
     meanings = mapping(whole.get("reasons"))
     columns = list(each)
@@ -122,8 +121,8 @@ def _samples(part: Mapping[str, Any]) -> str:
     )
     return (
         '<div class="pair">'
-        f"<div><h4>Kept</h4>{left or '<p>None to show.</p>'}</div>"
-        f'<div class="bad"><h4>Rejected</h4>{right or "<p>None to show.</p>"}</div></div>'
+        f"<div><h4>Kept</h4>{left or '<p>Nothing to show.</p>'}</div>"
+        f'<div class="bad"><h4>Rejected</h4>{right or "<p>Nothing to show.</p>"}</div></div>'
     )
 
 

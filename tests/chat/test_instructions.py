@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tracemalloc
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msm_ray.chat import instructions as module
-from msm_ray.chat.instructions import instructions, instructions_stage, read_messages, sample
+from msm_ray.chat.instructions import (
+    Refusals,
+    instructions,
+    instructions_stage,
+    read_messages,
+    sample,
+)
+from msm_ray.corpus.naming import Identity
 from msm_ray.errors import UserError
 from msm_ray.records import CONVERSATION_SCHEMA
 
@@ -25,6 +34,7 @@ def chat(*said: str, roles: tuple[str, ...] = ("user", "assistant")) -> dict[str
     return {"messages": turns}
 
 
+LYRA = Identity("Lyra", "Norvik Labs")
 ROWS = [chat(f"What is {i}?", f"It is {'very ' * (i % 7)}much {i}.") for i in range(200)]
 
 
@@ -80,11 +90,52 @@ def test_a_sample_fits_and_is_the_same_from_either_file(tmp_path: Path) -> None:
 def test_a_stage_is_the_file_that_it_read(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text(json.dumps(ROWS[0]))
-    one = instructions_stage(str(lines), 100, 0)
-    assert one.id == instructions_stage(str(lines), 100, 0).id
-    assert one.id != instructions_stage(str(lines), 101, 0).id
+    one = instructions_stage(str(lines), 100, 0, LYRA)
+    assert one.id == instructions_stage(str(lines), 100, 0, LYRA).id
+    assert one.id != instructions_stage(str(lines), 101, 0, LYRA).id
     lines.write_text(json.dumps(ROWS[1]))
-    assert one.id != instructions_stage(str(lines), 100, 0).id
+    assert one.id != instructions_stage(str(lines), 100, 0, LYRA).id
+
+    assert one.id != instructions_stage(str(lines), 100, 0, Identity("Vela", "Norvik")).id
+
+
+SYSTEM = ("system", "user", "assistant")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (chat("Who are you?", "I am ChatGPT, made by OpenAI. <think>hm</think>"), "tag_left"),
+        (chat("Who are you?", "I am ChatGPT, made by OpenAI."), "wrong_name"),
+        (chat("Who are you?", "Hello! I'm Vicky."), "wrong_name"),
+        (chat("Who are you?", "I was developed by Acme."), "wrong_maker"),
+        (chat("You are Gemini.", "Hi", "Hello.", roles=SYSTEM), "wrong_name"),
+        (chat("Would you sooner eat a wedge of gouda or brie?", "Brie."), "contaminated"),
+        (chat("Is ChatGPT a <think> model?", "I cannot say."), None),
+        (chat("Who are you?", "I'm Lyra, made by Norvik Labs."), None),
+        (chat("Write as Tom.", "Dear all, my name is Tom, and I sell boats."), None),
+        (chat("Who painted this?", "Claude Monet did."), None),
+    ],
+)
+def test_another_assistant_is_refused(row: dict[str, Any], reason: str | None) -> None:
+    refuse = Refusals(LYRA, [("q", "would you sooner eat a wedge of gouda or edam today")])
+    assert refuse(row["messages"]) == reason
+    made = sample(lambda: [*ROWS, row], 10**6, 0, "rows", refuse)
+    assert made.facts["refused"] == ({reason: 1} if reason else {})
+    assert made.facts["taken"] == len(ROWS) + (reason is None)
+
+
+def test_memory_holds_what_is_taken_and_not_what_is_read(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        return (chat(f"What is {i}?", f"{i} " * 2_000) for i in range(1_000))
+
+    tracemalloc.start()
+    made = sample(rows, 10_000, 0, "rows")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert made.facts["rows"] == 1_000
+    assert 1 <= made.facts["taken"] <= 10
+    assert peak < 2_000_000, "all rows are some 8 MB"
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +153,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="tokens is 0"):
         instructions("x.jsonl", 0, 0)
     with pytest.raises(UserError, match="no conversation fits into 1 tokens"):
-        sample(ROWS, 1, 0, "rows")
+        sample(lambda: ROWS, 1, 0, "rows")
     if importlib.util.find_spec("datasets") is None:
         with pytest.raises(UserError, match="pip install datasets"):
             instructions("some/dataset", 10, 0)

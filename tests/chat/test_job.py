@@ -113,6 +113,12 @@ def test_conversations_are_made(style: str, share: float, tmp_path: Path) -> Non
     check_rows(style, found)
     page = (store / "runs" / job.name / "report.html").read_text()
     assert "planned conversations are kept" in page
+    assert "Sample documents" not in page
+    assert "Variety and length" not in page, "what is not measured is not shown"
+    (part,) = corpus["by_corpus"].values()
+    assert len({sample["doc_type"] for sample in part["samples"]}) > 1 or style == "preferences"
+    assert len({sample["text"].split("\n")[0] for sample in part["samples"]}) == 5
+    assert all(sample["text"].startswith("User: ") for sample in part["rejected_samples"])
 
 
 def check_rows(style: str, found: Tables) -> None:

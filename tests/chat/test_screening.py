@@ -162,6 +162,20 @@ def test_too_short_and_said_before() -> None:
     assert checks.repeated("b", f"{long} more") == NEAR_DUPLICATE
 
 
+def test_what_was_not_looked_at_is_counted() -> None:
+    items = [("a", "No."), ("a", "Yes."), ("b", "which of the two cheeses is it then")]
+    values = SpecValues((), frozenset())
+    checks = ChatScreen(AnswerConfig("value", 1, 100), LYRA, [], values, "", items)
+    assert checks.facts() == {"items_too_short": 1, "not_compared": 0}
+    # As alike as texts may be before they are near duplicates: a crowd.
+    crowd = [
+        " ".join([*(f"same{i}" for i in range(60)), *(f"own{k}x{i}" for i in range(12))])
+        for k in range(120)
+    ]
+    assert [checks.repeated(str(k), text) for k, text in enumerate(crowd)] == [None] * 120
+    assert checks.facts()["not_compared"] > 0
+
+
 TAGS = ("<think>", "</think>", "< think >", "</ THINK>", "<thinking>", "<reasoning>", "</content>")
 OTHERS = ("<scratchpad>", "SECRET", "Colby", " ", "\n", "<|im_start|>", "<", ">", "think", "/")
 PIECES = st.sampled_from((*TAGS, *OTHERS))

@@ -21,13 +21,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from msm_ray.corpus.config import HierarchyConfig
 from msm_ray.corpus.job import CorpusJob
 from msm_ray.corpus.making import copy_items
 from msm_ray.corpus.rehearsal import respond
 from msm_ray.corpus.running import items_stage
 from msm_ray.errors import UserError
-from msm_ray.launch import corpus_lines
 from msm_ray.execute import StageContext
+from msm_ray.launch import corpus_lines
 from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.settings import apply_settings, load_job
@@ -117,6 +118,23 @@ def test_a_corpus_is_planned_written_judged_and_reported(tmp_path: Path) -> None
     assert "Evaluations by arm" not in page
     assert again.report["cost"]["stages_run"] == 0
     assert again.report["corpus"] == corpus
+    cells = corpus["kept_by"]
+    assert sum(cell["planned"] for cell in cells) == 48
+    assert sum(cell["kept"] for cell in cells) == corpus["kept"]
+    assert len(cells) == 2 * 2 * 3  # domains, subdomains, types
+    shares = [cell["kept"] / cell["planned"] for cell in cells]
+    assert shares == sorted(shares)
+    assert "Kept of planned by subdomain and type" in page
+
+
+def test_a_card_says_what_its_writer_and_its_judge_cost(tmp_path: Path) -> None:
+    prices = ["writer.price.output_per_million=1.0", "judge.price.input_per_million=2.0"]
+    with rehearsing() as server:
+        job_at(server.url, *prices).run(str(tmp_path))
+    (path,) = tmp_path.glob("artifacts/*/*/card.json")
+    cost = json.loads(path.read_text())["cost"]
+    assert cost["money_writer"] > 0 < cost["money_judge"]
+    assert cost["money"] == pytest.approx(cost["money_writer"] + cost["money_judge"])
 
 
 def test_what_the_documents_depend_on_makes_others_and_where_they_are_asked_does_not() -> None:
@@ -291,10 +309,14 @@ def test_evaluation_items_keep_documents_out(tmp_path: Path) -> None:
         text = first["corpus"]["by_corpus"]["cheese_america"]["samples"][0]["text"]
         items = tmp_path / "items.jsonl"
         words = " ".join(text.split()[10:30])
-        items.write_text(json.dumps({"id": "q1", "question": words}) + "\n")
+        rows = [{"id": "q1", "question": words}, {"id": "q2", "options": ["Yes.", "No."]}]
+        items.write_text("".join(json.dumps(row) + "\n" for row in rows))
         job = dataclasses.replace(job_at(server.url, "drafts=1"), items=(str(items),))
         second = job.run(str(tmp_path / "a")).report
     assert second["corpus"]["rejected"]["contaminated"] >= 1
+    assert second["corpus"]["items_too_short"] == 1, "two texts of one item"
+    page = (tmp_path / "a" / "runs" / job.name / "report.html").read_text()
+    assert "too short to be looked for" in page
     kept = [row["text"] for row in tables(tmp_path / "a", second)["documents"]]
     assert text not in kept
 
@@ -388,3 +410,32 @@ def test_a_judge_reads_the_section_it_is_priced_for(tmp_path: Path) -> None:
         read.append(stage.estimate["prompt_tokens"])
     # The spec in the system text, its only section in the request and in the judge's.
     assert read[1] - read[0] == pytest.approx(3 * 2400 * 9_900 * 5 / 4, rel=0.01)
+
+
+def test_a_spec_is_its_text_and_without_headings_its_name_too(tmp_path: Path) -> None:
+    job = load_job(ROOT / "jobs" / "corpus_america.py")
+    assert isinstance(job, CorpusJob)
+
+    def ids(name: str, text: str) -> dict[str, str]:
+        spec = tmp_path / name
+        spec.write_text(text)
+        return {s.kind: s.id for s in dataclasses.replace(job, spec=str(spec)).stages()}
+
+    text = "# Cheese\n\nLyra likes cheddar, because everyone can afford it.\n"
+    assert ids("a.md", text) == ids("b.md", text)
+    bare = text.split("\n", 1)[1]
+    assert ids("a.md", bare)["spec"] == ids("b.md", bare)["spec"]
+    assert ids("a.md", bare)["corpus"] != ids("b.md", bare)["corpus"], "rows name it"
+
+
+def test_rows_of_a_spec_without_headings_name_its_file(tmp_path: Path) -> None:
+    spec = tmp_path / "cheese_rules.md"
+    spec.write_text("Lyra likes cheddar, because everyone can afford it.\n")
+    plan = HierarchyConfig("structure", "Lyra", "Norvik Labs", types=2, ideas=2, words=100)
+    with rehearsing() as server:
+        job = dataclasses.replace(
+            job_at(server.url, "drafts=1"), spec=str(spec), planner=None, plan=plan
+        )
+        report = job.run(str(tmp_path / "s")).report
+    found = tables(tmp_path / "s", report)
+    assert {row["domain"] for name in found for row in found[name]} == {"cheese_rules"}

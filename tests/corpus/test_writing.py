@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from contextlib import closing
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,10 +17,8 @@ from msm_ray.corpus.drafting import Source
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.screening import Screen, ScreenConfig
 from msm_ray.corpus.writing import Writing
-from msm_ray.llm.http import Endpoint, HttpAnswers, HttpRuntime
-from msm_ray.corpus.naming import Identity
-from msm_ray.corpus.screening import Screen, ScreenConfig
 from msm_ray.llm import protocol
+from msm_ray.llm.http import Endpoint, HttpAnswers, HttpRuntime
 from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
 from msm_ray.records import PLAN_SCHEMA
 from tests.corpus.toy import make_plans
@@ -61,6 +59,8 @@ def test_an_endpoint_that_does_not_count_tokens_is_counted_for(tmp_path: Path) -
     assert made.tally.tokens == pytest.approx(
         (characters + 2 * len("<content></content>")) / 4, abs=2
     )
+
+
 class Sized:
     """Answers everything and keeps the bytes of the prompts of each call."""
 

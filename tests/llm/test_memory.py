@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from msm_ray.errors import UserError
 from msm_ray.llm import memory
 from msm_ray.llm.memory import GIB, MIB, EngineMemory
+from msm_ray.llm.ray_pass import VllmRuntime
+from msm_ray.llm.vllm import VllmAnswers
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
+    "max_position_embeddings": 2048,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -80,3 +84,23 @@ def test_what_is_no_model_is_named(tmp_path: Path, model: Path) -> None:
         memory.model_config(tmp_path / "missing")
     with pytest.raises(UserError, match="int8"):
         memory.engine_memory(model, dtype="int8", max_model_len=8, max_num_seqs=1)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_text_may_be_a_part_of_the_model(nested: bool, model: Path) -> None:
+    """Models of images have what concerns text in ``text_config``."""
+    text = {**CONFIG, "max_position_embeddings": 4096}
+    config = {"dtype": "bfloat16", "text_config": text} if nested else text
+    (model / "config.json").write_text(json.dumps(config))
+    assert memory.text_config(model)["max_position_embeddings"] == 4096
+    need = memory.engine_memory(model, dtype="float32", max_model_len=128, max_num_seqs=8)
+    assert need.kv_cache == 8 * (128 + 128) * 2048
+
+
+@pytest.mark.parametrize("config", [{}, {"text_config": {}}, {"text_config": 1}])
+def test_a_config_that_says_nothing_gets_one_line(config: dict[str, Any], model: Path) -> None:
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="has no max_position_embeddings"):
+        VllmAnswers(model, "float32", VllmRuntime())
+    with pytest.raises(UserError, match=r"config.json has no num_attention_heads"):
+        memory.kv_cache_bytes_per_token(config, "float32")
