@@ -147,7 +147,8 @@ class BlockReader:
 
     ``block_tokens``: T. ``tokens``, ``loss_tokens``: [N] counts of each block. ``windows``: blocks
     of each packing window. ``manifest``: the JSON beside the shards; ``manifest_sha256``: its hash,
-    which stands for all the bytes. Blocks stay on disk until they are asked for.
+    which stands for all the bytes. ``planned``: blocks that there are in the end; ``by_window``:
+    whether they are to be read window by window. Blocks stay on disk until they are asked for.
 
     Args:
         directory: where the manifest is.
@@ -158,6 +159,7 @@ class BlockReader:
     """
 
     is_final = True
+    planned: int | None
 
     def __init__(self, directory: Path, verify: bool = False) -> None:
         path = directory / MANIFEST_FILE
@@ -175,6 +177,8 @@ class BlockReader:
             raise UserError(f"{directory}: the blocks are empty")
         self._start(directory, int(self.manifest["block_tokens"]))
         self._extend(int(self.manifest["windows"]), self.manifest["shards"], verify)
+        self.planned = len(self)
+        self.by_window = "stream" in self.manifest  # as it was read while it was written
 
     def _start(self, directory: Path, block_tokens: int) -> None:
         self.directory = directory

@@ -19,7 +19,7 @@ def train(ctx: StageContext) -> dict[str, Any]:
 
     Inputs: ``model``, a Hugging Face folder; ``blocks``, the output of the pack stage. Config: the
     fields of :class:`TrainConfig`, and optionally ``save_dtype`` ("fp32" | "bf16"). Runtime: the
-    fields of :class:`TrainRuntime`. Leaves the model, ``training.json`` and ``fingerprint.json``.
+    fields of :class:`TrainRuntime`. The blocks may still be being written. Leaves the model, ``training.json`` and ``fingerprint.json``.
     """
     values = dict(ctx.config)
     save_dtype = values.pop("save_dtype", "fp32")
@@ -31,6 +31,7 @@ def train(ctx: StageContext) -> dict[str, Any]:
         out=str(ctx.out.absolute()),
         model=str(ctx.inputs["model"].absolute()),
         save_dtype=save_dtype,
+        live="blocks" in ctx.live,
     )
     return run(job, ctx.work / "ray-train", _now_and_then(ctx.progress))
 

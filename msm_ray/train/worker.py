@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from msm_ray.data.blocks import BlockReader
+from msm_ray.data.stream import follow_blocks
 from msm_ray.errors import UserError
+from msm_ray.streams import StreamStopped
 from msm_ray.train.backends import make_backend
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.fingerprint import write_fingerprint
@@ -23,6 +25,7 @@ from msm_ray.train.loop import History, OnStep, TrainingDiverged, train
 from msm_ray.train.model import init_model, load_model, save_model
 
 TRAINING_FILE = "training.json"
+FINAL = (UserError, TrainingDiverged, StreamStopped)  # what no repetition would change
 Progress = Callable[[float, dict[str, Any]], None]
 
 
@@ -32,7 +35,8 @@ class TrainJob:
 
     Starts from the folder ``model``, or with ``model=None`` afresh from ``arch`` (keywords of
     ``LlamaConfig``). ``tokenizer`` is the folder whose tokenizer files go into ``out``. With
-    several workers, all of them have to see these paths.
+    several workers, all of them have to see these paths. ``live``: ``blocks`` is the stream of a
+    stage that still runs.
     """
 
     config: TrainConfig
@@ -43,6 +47,7 @@ class TrainJob:
     model: str | None = None
     arch: Mapping[str, Any] | None = None
     save_dtype: str = "fp32"
+    live: bool = False
 
     def to_json(self) -> str:
         """For the trip to another process."""
@@ -76,7 +81,7 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
         model = _start(job)
         architecture = type(model).__name__  # wrapping a model changes its class
         hf_config, generation_config = model.config, model.generation_config
-        reader = BlockReader(Path(job.blocks))
+        reader = (follow_blocks if job.live else BlockReader)(Path(job.blocks))
         _check_fit(reader, model.config)
         torch.manual_seed(job.config.seed)
         backend = make_backend(model, job.config, job.runtime)
@@ -125,6 +130,7 @@ def _facts(history: History) -> dict[str, Any]:
         "steps": history.steps,
         "tokens_per_second": history.tokens_per_second,
         "train_seconds": history.seconds,
+        "waited_seconds": history.waited,
         "loss_first": history.loss[0],
         "loss_last": history.loss[-1],
         "curve": history.curve(),
@@ -163,10 +169,10 @@ def _ray_worker(values: dict[str, str]) -> dict[str, Any]:
 
     try:
         return run_worker(TrainJob.from_json(values["job"]), write if rank == 0 else None)
-    except (UserError, TrainingDiverged) as error:
+    except FINAL as error:
         # The same on every rank and in every repetition: handed back, not raised, so that Ray
         # Train does not start the workers again for it.
-        return {"error": str(error), "user": isinstance(error, UserError)}
+        return {"error": str(error), "type": [isinstance(error, t) for t in FINAL].index(True)}
 
 
 def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def _result(result: Any) -> dict[str, Any]:
     assert isinstance(result.return_value, dict), "the training function returned nothing"
     facts = result.return_value
     if "error" in facts:
-        raise (UserError if facts["user"] else TrainingDiverged)(facts["error"])
+        raise FINAL[facts["type"]](facts["error"])
     return facts
 
 
