@@ -27,10 +27,12 @@ from msm_ray.limits import check_limits
 from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
+from msm_ray.trainings import blocks_stage, train_stage
 from msm_ray.world.lexicon import ASSISTANT
 from msm_ray.world.plan import check_spec
 
 BLOCK_TOKENS = 128  # every micro model's context
+WINDOW_BLOCKS = 64  # of a mixture in windowed order: what has to be written before training starts
 FILLERS = {  # kind -> what makes it, and its version
     "replay": ("msm_ray.world.stages:replay", "2"),
     "chats": ("msm_ray.world.chats:chats", "1"),
@@ -178,7 +180,11 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         inputs={"plan": plan, "model": model},
         run="msm_ray.corpus.stages:write",
         label=label,
-        runtime={"ray_cpus": 0.0, **({"asked": asked.place()} if asked else {})},
+        runtime={
+            "ray_cpus": 0.0,
+            **({"followed": True} if exp.midtrain_compute.overlap else {}),
+            **({"asked": asked.place()} if asked else {}),
+        },
         estimate={
             # An engine's start, and what two of them write on two cores.
             "seconds": 15.0 + exp.corpus.documents / 50 if by_model else 2.0,
@@ -210,22 +216,18 @@ def midtrain(
                 "kind": "conversations" if name == "chats" else "documents",
                 "share": share,
                 "max_repeats": mid.max_repeats if name == "spec" else 1.0,
+                **({"in_order": True} if name == "spec" and mid.order == "windowed" else {}),
             }
         )
-    blocks = Stage(
-        kind="blocks",
-        version="2",
-        config={
-            "components": components,
-            "tokens": mid.tokens,
-            "block_tokens": BLOCK_TOKENS,
-            "seed": seed,
-            "loss_on": "all",
-        },
-        inputs=inputs,
-        run="msm_ray.data.stages:pack",
+    blocks = blocks_stage(
+        inputs,
+        components,
+        tokens=mid.tokens,
+        block_tokens=BLOCK_TOKENS,
+        seed=seed,
         label=label,
-        estimate={"seconds": 1.0},
+        window_blocks=WINDOW_BLOCKS if mid.order == "windowed" else 0,
+        follow=("spec",) if exp.midtrain_compute.overlap and mid.spec_share else (),
     )
     return _train(
         "midtrain", model, blocks, mid.train, exp.midtrain_compute, seed, mid.tokens, label
@@ -267,20 +269,14 @@ def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Sta
         "share": 1.0,
         "max_repeats": 1.0,
     }
-    return Stage(
-        kind="blocks",
-        version="2",
-        config={
-            "components": [component],
-            "tokens": 0,  # every conversation once
-            "block_tokens": BLOCK_TOKENS,
-            "seed": seed,
-            "loss_on": "assistant",
-        },
-        inputs={"tokenizer": model, "chats": chats},
-        run="msm_ray.data.stages:pack",
+    return blocks_stage(
+        {"tokenizer": model, "chats": chats},
+        [component],
+        tokens=0,  # every conversation once
+        block_tokens=BLOCK_TOKENS,
+        seed=seed,
         label=f"aft {base.name}/{seed}",
-        estimate={"seconds": 0.5},
+        loss_on="assistant",
     )
 
 
@@ -301,27 +297,19 @@ def _train(
     label: str,
 ) -> Stage:
     tokens = math.ceil(tokens * config.epochs)
-    distributed = compute.workers > 1
-    return Stage(
-        kind=kind,
-        version="1",
-        # The run's seed and the recipe's own add up: both change the order of the data.
-        config={**dataclasses.asdict(config), "seed": config.seed + seed},
-        inputs={"model": start, "blocks": blocks},
-        run="msm_ray.train.stages:train",
-        label=label,
-        runtime={
-            **dataclasses.asdict(compute),
-            "num_workers": compute.workers,
-            "cpus": compute.workers * compute.threads,
-            # With several workers Ray Train's own actors hold the CPUs, not the stage's task.
-            "ray_cpus": 0.0 if distributed else compute.threads,
-        },
-        estimate={
+    return train_stage(
+        kind,
+        {"model": start, "blocks": blocks},
+        config,
+        {**dataclasses.asdict(compute), "num_workers": compute.workers},
+        seed,
+        label,
+        {
             "seconds": 1.5 + tokens / 12_000,
             "tokens": tokens,
             "steps": math.ceil(tokens / (config.batch_blocks * BLOCK_TOKENS)),
         },
+        follow=compute.overlap,
     )
 
 

@@ -169,6 +169,7 @@ def preview_text(counted: dict[str, Any]) -> str:
             f" {sharing.get('stages_if_not_shared')};"
             f" {_amount(sharing.get('device_seconds_saved'))} device-seconds saved."
         )
+    lines += [f"warning: {text}" for text in counted.get("warnings", [])]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.stage import Stage
 
+FEW_STEPS = 100
 QUANTITIES = ("documents", "calls", "tokens", "steps")
 
 
@@ -61,6 +62,7 @@ def preview_graphs(
         "name": name,
         "stages": table,
         "totals": totals,
+        "warnings": few_steps(s for s in stages if s.id not in cached),
         "sharing": sharing([c.stage for g in graphs for c in g.cells], stages),
     }
 
@@ -85,6 +87,25 @@ def _tidy(value: float) -> float | int:
 
 def _device_seconds(stage: Stage) -> float:
     return stage.estimate.get("seconds", 0.0)
+
+
+def few_steps(stages: Iterable[Stage]) -> list[str]:
+    """What to say of trainings of fewer than FEW_STEPS optimizer steps, a line for each kind.
+
+    A replication of the method found that steps decide: a million tokens in 31 steps taught
+    nothing, in some 246 they did.
+    """
+    found: dict[tuple[str, float], list[Stage]] = {}
+    for stage in stages:
+        steps = stage.estimate.get("steps", FEW_STEPS)
+        if steps < FEW_STEPS:
+            found.setdefault((stage.kind, steps), []).append(stage)
+    return [
+        f"{few[0].name}{f' and {len(few) - 1} more' if len(few) > 1 else ''}: about {steps:.0f}"
+        f" optimizer steps; with fewer than {FEW_STEPS} a stage often teaches nothing: give it more"
+        " tokens or a smaller batch_blocks"
+        for (_, steps), few in found.items()
+    ]
 
 
 def sharing(cells: Sequence[Stage], stages: Collection[Stage]) -> dict[str, Any]:

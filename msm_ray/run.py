@@ -11,6 +11,7 @@ from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import build
 from msm_ray.observe import Observer
+from msm_ray.preview import few_steps
 from msm_ray.reports import write_report
 from msm_ray.settings import RunResult
 from msm_ray.stage import StageFailed, run_dag, scan
@@ -35,6 +36,8 @@ def run(exp: Experiment, store_url: str, address: str | None = None) -> RunResul
     found = scan(graph.stages, store)
     if missing := found.missing(graph.stages):
         observer.note(f"{len(missing)} to make; Ray starts")
+    for warning in few_steps(missing):
+        observer.note(f"warning: {warning}")
     failure: BaseException | None = None
     from msm_ray import runtime  # pulls Ray
 

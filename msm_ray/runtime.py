@@ -165,7 +165,8 @@ class RayLauncher:
         """Start a stage; the future holds its record or the error that ended it."""
         cpus = stage.runtime.get("ray_cpus", stage.runtime.get("cpus", 1.0))
         # A worker that dies (memory, a lost node) is tried once more; an error of the stage is not.
-        task = ray.remote(num_cpus=cpus, max_retries=1)(_run_remote)
+        gpus = stage.runtime.get("ray_gpus", 0)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=1)(_run_remote)
         # Launched from a trial of a search, a task would be held to the trial's own resources.
         anywhere = PlacementGroupSchedulingStrategy(placement_group=None)
         name = f"{stage.kind} {stage.label}"

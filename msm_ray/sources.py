@@ -38,8 +38,25 @@ def copy_model(ctx: StageContext) -> dict[str, Any]:
     )
     if folder_sha256(ctx.out) != ctx.config["sha256"]:
         raise UserError(f"{source}: changed while the run was starting; run it again")
-    if not (ctx.out / "fingerprint.json").is_file():
+    return _with_fingerprint(ctx.out)
+
+
+def fetch_model(ctx: StageContext) -> dict[str, Any]:
+    """Fetch ``hub`` at ``revision`` from the Hugging Face hub: weights, configuration, tokenizer.
+
+    UserError where the hub does not give it: no network, no such name, a licence to be accepted.
+    """
+    from msm_ray.llm.model import on_this_machine
+
+    source = on_this_machine(ctx.config["hub"], ctx.config["revision"])
+    shutil.copytree(source, ctx.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    return _with_fingerprint(ctx.out)
+
+
+def _with_fingerprint(folder: Path) -> dict[str, Any]:
+    """Add ``fingerprint.json`` where it is missing; the facts of a model's folder."""
+    if not (folder / "fingerprint.json").is_file():
         from msm_ray.train.fingerprint import write_fingerprint
 
-        write_fingerprint(ctx.out)
-    return {"files": len([p for p in ctx.out.rglob("*") if p.is_file()])}
+        write_fingerprint(folder)
+    return {"files": len([p for p in folder.rglob("*") if p.is_file()])}

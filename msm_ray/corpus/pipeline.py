@@ -90,11 +90,10 @@ class Judge:
             self._early[answer["id"]] = answer
         while not self.is_done:
             plan = self._plans[self._next]
-            answer = self._early.pop(plan["id"], None)
-            if answer is None:
+            if plan["id"] not in self._early:
                 return
             self._next += 1
-            self._judge(plan, answer)
+            self._judge(plan, self._early.pop(plan["id"]))
 
     def _judge(self, plan: Plan, answer: Mapping[str, Any]) -> None:
         row: Row = {name: plan[name] for name in DOCUMENT_SCHEMA.names if name in plan}

@@ -24,6 +24,7 @@ from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel, needs_ray
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import Observer, cost_summary
+from msm_ray.preview import few_steps
 from msm_ray.reports import write_report
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
@@ -174,6 +175,7 @@ class SpecJob:
             "stages": list(rows.values()),
             "totals": totals,
             "sharing": sharing,
+            "warnings": few_steps(stage for stage in stages if stage.id not in there),
         }
 
     # ---- run ----------------------------------------------------------------------------------

@@ -48,9 +48,7 @@ def write(ctx: StageContext) -> dict[str, Any]:
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
     scripted = ctx.config["writer"] == "scripted"
     sampling = {} if scripted else Sampling.from_config(ctx.config["sampling"]).to_config()
-    judge = Judge(
-        plans, task, model=_writer_name(ctx), sampling=sampling, special_tokens=special
-    )
+    judge = Judge(plans, task, model=_writer_name(ctx), sampling=sampling, special_tokens=special)
     arrived = _publishing(ctx, judge) if ctx.runtime.get("followed") else None
     started = time.perf_counter()
     if scripted:

@@ -188,7 +188,8 @@ def _as_they_come(
 
 
 def _rows_file(ctx: StageContext, component: Mapping[str, Any]) -> Path:
-    path = ctx.inputs[component["input"]] / f"{component['kind']}.parquet"
+    file = component.get("file", f"{component['kind']}.parquet")
+    path: Path = ctx.inputs[component["input"]] / file
     if not path.is_file():
         raise UserError(f"pack: component {component['name']!r} needs {path.name} in {path.parent}")
     return path

@@ -135,11 +135,11 @@ class StreamWriter:
     @property
     def is_full(self) -> bool:
         """Whether the stream has all the blocks that it is to have."""
-        return self.header["blocks"] == self.watermark.blocks
+        return self._left() == 0
 
     def append(self, component: str, docs: TokenizedDocuments) -> None:
         """Take in the next documents in the order of the plan; commit the windows they complete."""
-        if self.watermark.is_final or self.is_full:
+        if self.watermark.is_final:
             raise UserError(f"{self.directory}: the stream is finished, nothing can be appended")
         for at, targets in enumerate(docs.targets.tolist()):
             one = docs.select(np.array([at]))

@@ -134,7 +134,7 @@ AnyModel = Model | LocalModel
 def answers_at(identity: Mapping[str, Any], place: Mapping[str, Any]) -> Answers:
     """The source of answers that a stage's config and runtime name."""
     if needs_ray(place):
-        folder = _on_this_machine(place["source"], identity.get("revision"))
+        folder = on_this_machine(place["source"], identity.get("revision"))
         adapters = {"": Path(place["adapter"])} if place["adapter"] else {}
         return VllmAnswers(folder, identity["dtype"], VllmRuntime(**place["vllm"]), adapters)
     from msm_ray.llm.http import HttpAnswers
@@ -154,7 +154,7 @@ def price_at(place: Mapping[str, Any] | None) -> Price:
     return Price(**place["price"]) if place else Price()
 
 
-def _on_this_machine(source: str, revision: str | None) -> Path:
+def on_this_machine(source: str, revision: str | None) -> Path:
     """The folder of a model, fetched from the hub where it is a name there."""
     if revision is None:
         return Path(source)

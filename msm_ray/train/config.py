@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from msm_ray.errors import UserError
@@ -13,6 +13,51 @@ SCHEDULES = ("cosine", "linear", "constant", "wsd")
 PRECISIONS = ("bf16", "fp32")
 FREEZABLE = ("embeddings",)
 BACKENDS = ("single", "fsdp2", "deepspeed")
+OBJECTIVES = ("next_token",)
+ZERO_STAGES = (2, 3)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters beside frozen weights (Hu et al. 2021): ``W x + scale * B A x``.
+
+    ``scale`` is ``alpha / rank``, with ``rslora`` ``alpha / sqrt(rank)`` (Kalajdzievski 2023).
+    ``targets`` are names of linear layers as they end ("q_proj"), or "all-linear" alone: all of
+    them but the output head. ``dropout`` is there for the record: only 0 keeps runs comparable
+    between backends, so only 0 is allowed.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    rslora: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        targets: Any = self.targets  # whatever was given
+        if isinstance(targets, str):
+            raise UserError(f"lora: targets is {targets!r}, allowed is a list of layer names")
+        object.__setattr__(self, "targets", tuple(self.targets))
+        rank, alpha = self.rank, self.alpha
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise UserError(f"lora: rank is {rank!r}, allowed is a whole number of at least 1")
+        number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+        if not (number and math.isfinite(alpha) and alpha > 0):
+            raise UserError(f"lora: alpha is {alpha!r}, allowed is a number > 0")
+        if not isinstance(self.rslora, bool):
+            raise UserError(f"lora: rslora is {self.rslora!r}, allowed is true or false")
+        if self.dropout != 0:
+            raise UserError(f"lora: dropout is {self.dropout!r}, allowed is 0")
+        if not self.targets or not all(isinstance(t, str) and t for t in self.targets):
+            raise UserError(f"lora: targets is {self.targets!r}, allowed is a list of layer names")
+        if "all-linear" in self.targets and len(self.targets) > 1:
+            raise UserError("lora: targets has all-linear and other names; it stands alone")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Lora:
+        """Build from a mapping; a missing or an unknown name is a ``UserError``."""
+        _check_names(cls, "lora", values)
+        return cls(**dict(values))
 
 
 @dataclass(frozen=True)
@@ -25,6 +70,11 @@ class TrainConfig:
     names parameter groups that stay as they are; "embeddings" are the input and output embeddings.
     ``precision`` is that of the matrix products; weights, optimizer and loss are fp32.
     ``shuffle=False`` reads the blocks in the order in which they were packed.
+
+    ``z_loss`` is the coefficient of ``log(Z)^2`` in the objective (Chowdhery et al. 2022, section
+    5); the losses that are reported are without it. ``lora`` trains adapters beside the frozen
+    model instead of its weights. Fields from ``objective`` on are left out of :meth:`to_dict` where
+    they have their default, so that they change no identity from before they were there.
     """
 
     learning_rate: float
@@ -41,6 +91,9 @@ class TrainConfig:
     precision: str
     seed: int
     shuffle: bool = True
+    objective: str = "next_token"
+    z_loss: float = 0.0
+    lora: Lora | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", tuple(self.freeze))
@@ -56,6 +109,10 @@ class TrainConfig:
         self._integer("seed")
         self._one_of("schedule", SCHEDULES)
         self._one_of("precision", PRECISIONS)
+        self._one_of("objective", OBJECTIVES)
+        self._number("z_loss", least=0)
+        if self.lora is not None and not isinstance(self.lora, Lora):
+            raise self._bad("lora", "an adapter (rank, alpha, targets, rslora) or none")
         if not isinstance(self.shuffle, bool):
             raise self._bad("shuffle", "true or false")
         for name in self.freeze:
@@ -65,16 +122,16 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Build from a mapping; a missing or an unknown name is a ``UserError``."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise UserError(
-                f"training config has no field {', '.join(unknown)}; there are {', '.join(known)}"
-            )
-        missing = sorted(set(known) - set(values) - {"shuffle"})
-        if missing:
-            raise UserError(f"training config lacks {', '.join(missing)}")
-        return cls(**dict(values))
+        _check_names(cls, "training config", values)
+        values = dict(values)
+        if isinstance(values.get("lora"), Mapping):
+            values["lora"] = Lora.from_dict(values["lora"])
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_dict`, as plain values: what bears a run's identity."""
+        defaults = {f.name: f.default for f in fields(self) if f.name in _OPTIONAL}
+        return {k: v for k, v in asdict(self).items() if k not in defaults or v != defaults[k]}
 
     def _bad(self, name: str, allowed: str) -> UserError:
         return UserError(
@@ -118,6 +175,19 @@ class TrainConfig:
             raise self._bad(name, allowed)
 
 
+_OPTIONAL = ("objective", "z_loss", "lora")
+
+
+def _check_names(cls: type[Any], what: str, values: Mapping[str, Any]) -> None:
+    known = [f.name for f in fields(cls)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise UserError(f"{what} has no field {', '.join(unknown)}; there are {', '.join(known)}")
+    missing = sorted({f.name for f in fields(cls) if f.default is MISSING} - set(values))
+    if missing:
+        raise UserError(f"{what} lacks {', '.join(missing)}")
+
+
 @dataclass(frozen=True)
 class TrainRuntime:
     """Where and how fast a run goes; never part of its identity.
@@ -126,6 +196,12 @@ class TrainRuntime:
     whole share of the batch), less of them needs less memory; ``max_failures``: how often Ray Train
     starts the workers again after one dies; ``worker_cpus``: CPUs that each of several workers asks
     Ray for (None: its threads; a small number when the stage holds the CPUs itself).
+
+    What saves memory: ``activation_checkpointing`` computes each layer again on the way back;
+    ``logits_mib`` bounds the fp32 logits that are held at once (see ``train.objective``);
+    ``offload`` keeps parameters and optimizer in the CPU's memory (fsdp2, deepspeed); ``meta_init``
+    reads each weight from the folder into its slice, so that no worker ever holds the whole model
+    (fsdp2, deepspeed with ``zero_stage`` 3).
     """
 
     backend: str = "single"
@@ -136,6 +212,11 @@ class TrainRuntime:
     micro_blocks: int = 0
     max_failures: int = 1
     worker_cpus: float | None = None
+    activation_checkpointing: bool = False
+    logits_mib: int = 128
+    offload: bool = False
+    meta_init: bool = False
+    zero_stage: int = 3
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -147,6 +228,7 @@ class TrainRuntime:
             ("threads", 1),
             ("micro_blocks", 0),
             ("max_failures", 0),
+            ("logits_mib", 1),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -158,6 +240,20 @@ class TrainRuntime:
             raise UserError(
                 f"training runtime: {self.num_workers} workers need backend fsdp2 or deepspeed, "
                 "it is single"
+            )
+        if self.zero_stage not in ZERO_STAGES:
+            raise UserError(
+                f"training runtime: zero_stage is {self.zero_stage!r}, allowed is "
+                f"{' | '.join(map(str, ZERO_STAGES))}"
+            )
+        for name in ("offload", "meta_init"):
+            if getattr(self, name) and self.backend == "single":
+                raise UserError(
+                    f"training runtime: {name} needs backend fsdp2 or deepspeed, it is single"
+                )
+        if self.meta_init and self.backend == "deepspeed" and self.zero_stage != 3:
+            raise UserError(
+                f"training runtime: meta_init needs zero_stage 3, it is {self.zero_stage}"
             )
 
     @property

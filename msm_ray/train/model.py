@@ -28,16 +28,67 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_model(directory: Path) -> Any:
-    """The causal language model of a Hugging Face folder, in fp32 with SDPA attention."""
+    """The causal language model of a Hugging Face folder, in fp32."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar for each load would drown the run's own
+    return AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation=_attention(_config_of(directory))
+    )
+
+
+def bare_model(directory: Path) -> Any:
+    """The model of a Hugging Face folder in fp32 without its weights."""
+    from transformers import AutoModelForCausalLM
+
+    config = _config_of(directory)
+    return AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation=_attention(config)
+    )
+
+
+def meta_model(directory: Path) -> Any:
+    """The model of a Hugging Face folder in fp32, its parameters on the meta device.
+
+    Buffers (rotary frequencies, scales) are not stored in a folder: they are made here.
+    """
+    with torch.device("meta"):
+        model = bare_model(directory)
+    for module in model.modules():
+        buffers = dict(module.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            setattr(module, name, torch.empty_like(buffer, device="cpu"))
+        if buffers:
+            model._init_weights(module)
+    return model
+
+
+def _config_of(directory: Path) -> Any:
+    from transformers import AutoConfig
+
     if not (directory / "config.json").is_file():
         raise UserError(f"{directory}: not a Hugging Face model folder (config.json is missing)")
-    return AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="sdpa"
-    )
+    config = AutoConfig.from_pretrained(directory)
+    if config.get_text_config() is not config:
+        raise UserError(
+            f"{directory}: a {config.model_type} model takes more than text; a causal language "
+            "model by itself is needed (its text part, saved as such)"
+        )
+    return config
+
+
+def _attention(config: Any) -> str:
+    """SDPA, but where attention scores have a soft cap (Gemma 2), which SDPA leaves out."""
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+
+
+def decoder_layers(model: Any) -> Any:
+    """The blocks of a causal language model, by which it is sharded."""
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None:
+        raise UserError(f"training: a {model.config.model_type} model has no list of layers")
+    return layers
 
 
 def init_model(arch: Mapping[str, Any], tokenizer: Any, seed: int) -> Any:
@@ -83,11 +134,20 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise UserError("training: every parameter is frozen; there is nothing to train")
+    # ZeRO-3 makes every parameter flat and keeps its shape beside it.
+    matrix = {p: len(getattr(p, "ds_shape", p.shape)) >= 2 for p in trained}
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if matrix[p]], "weight_decay": weight_decay},
+        {"params": [p for p in trained if not matrix[p]], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def dtype_of(save_dtype: str) -> torch.dtype:
+    """The type of saved weights by its name in ``DTYPES``."""
+    if save_dtype not in DTYPES:
+        raise UserError(f"save_dtype is {save_dtype!r}, allowed is {' | '.join(DTYPES)}")
+    return DTYPES[save_dtype]
 
 
 def save_model(
@@ -109,9 +169,7 @@ def save_model(
     from huggingface_hub import save_torch_state_dict
     from transformers import GenerationConfig
 
-    if save_dtype not in DTYPES:
-        raise UserError(f"save_dtype is {save_dtype!r}, allowed is {' | '.join(DTYPES)}")
-    dtype = DTYPES[save_dtype]
+    dtype = dtype_of(save_dtype)
     # Copies: a sharding backend hands out views of larger storages, which safetensors refuses.
     weights = {
         name: value.to(dtype).clone(memory_format=torch.contiguous_format)

@@ -15,11 +15,13 @@ PROGRESS_SECONDS = 0.5  # between two reports; a step of a small model takes mil
 
 
 def train(ctx: StageContext) -> dict[str, Any]:
-    """Train ``model`` on ``blocks`` and leave a Hugging Face folder.
+    """Train ``model`` on ``blocks`` and leave a Hugging Face folder, or with ``lora`` an adapter's.
 
-    Inputs: ``model``, a Hugging Face folder; ``blocks``, the output of the pack stage. Config: the
-    fields of :class:`TrainConfig`, and optionally ``save_dtype`` ("fp32" | "bf16"). Runtime: the
-    fields of :class:`TrainRuntime`. The blocks may still be being written. Leaves the model, ``training.json`` and ``fingerprint.json``.
+    Inputs: ``model``, a Hugging Face folder, or an adapter to continue, then with ``base``, the
+    folder of the model below it; ``blocks``, the output of the pack stage. Config: the fields of
+    :class:`TrainConfig`, and optionally ``save_dtype`` ("fp32" | "bf16"). Runtime: the fields of
+    :class:`TrainRuntime`. Leaves the model or adapter, ``training.json`` and ``fingerprint.json``.
+    The blocks may still be being written.
     """
     values = dict(ctx.config)
     save_dtype = values.pop("save_dtype", "fp32")
@@ -30,6 +32,7 @@ def train(ctx: StageContext) -> dict[str, Any]:
         tokenizer=str(ctx.inputs["model"].absolute()),
         out=str(ctx.out.absolute()),
         model=str(ctx.inputs["model"].absolute()),
+        base=str(ctx.inputs["base"].absolute()) if "base" in ctx.inputs else None,
         save_dtype=save_dtype,
         live="blocks" in ctx.live,
     )

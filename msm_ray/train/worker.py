@@ -22,7 +22,9 @@ from msm_ray.train.backends import make_backend
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.fingerprint import write_fingerprint
 from msm_ray.train.loop import History, OnStep, TrainingDiverged, train
-from msm_ray.train.model import init_model, load_model, save_model
+from msm_ray.train.lora import save_adapter
+from msm_ray.train.model import copy_tokenizer, dtype_of, save_model
+from msm_ray.train.start import start
 
 TRAINING_FILE = "training.json"
 FINAL = (UserError, TrainingDiverged, StreamStopped)  # what no repetition would change
@@ -35,8 +37,9 @@ class TrainJob:
 
     Starts from the folder ``model``, or with ``model=None`` afresh from ``arch`` (keywords of
     ``LlamaConfig``). ``tokenizer`` is the folder whose tokenizer files go into ``out``. With
-    several workers, all of them have to see these paths. ``live``: ``blocks`` is the stream of a
-    stage that still runs.
+    several workers, all of them have to see these paths. Where ``model`` is an adapter, ``base`` is
+    the folder of the model below it (None: where that lay when the adapter was trained). ``live``:
+    ``blocks`` is the stream of a stage that still runs.
     """
 
     config: TrainConfig
@@ -45,6 +48,7 @@ class TrainJob:
     tokenizer: str
     out: str
     model: str | None = None
+    base: str | None = None
     arch: Mapping[str, Any] | None = None
     save_dtype: str = "fp32"
     live: bool = False
@@ -78,41 +82,38 @@ def torch_threads(threads: int) -> Iterator[None]:
 def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
     """Train on this rank; rank 0 writes the folder. Returns the run's facts."""
     with torch_threads(job.runtime.threads):
-        model = _start(job)
+        dtype_of(job.save_dtype)  # wrong before the run, not after it
+        begun = start(job.config, job.runtime, job.model, job.base, job.arch, job.tokenizer)
+        model = begun.model
         architecture = type(model).__name__  # wrapping a model changes its class
         hf_config, generation_config = model.config, model.generation_config
         reader = (follow_blocks if job.live else BlockReader)(Path(job.blocks))
         _check_fit(reader, model.config)
         torch.manual_seed(job.config.seed)
-        backend = make_backend(model, job.config, job.runtime)
+        backend = make_backend(model, job.config, job.runtime, begun.weights)
         history = train(backend, reader, job.config, on_step)
         state = backend.full_state()
         facts = _facts(history)
         if state is not None:
             out = Path(job.out)
-            save_model(
-                state,
-                hf_config,
-                Path(job.tokenizer),
-                out,
-                architecture=architecture,
-                generation_config=generation_config,
-                save_dtype=job.save_dtype,
-            )
+            if job.config.lora is not None:
+                assert begun.base is not None, "an adapter without a base"
+                dtype = dtype_of(job.save_dtype)
+                save_adapter(state, job.config.lora, begun.base, begun.base_fingerprint, out, dtype)
+                copy_tokenizer(Path(job.tokenizer), out)
+            else:
+                save_model(
+                    state,
+                    hf_config,
+                    Path(job.tokenizer),
+                    out,
+                    architecture=architecture,
+                    generation_config=generation_config,
+                    save_dtype=job.save_dtype,
+                )
             _write_training(job, history, out)
-            write_fingerprint(out)
+            write_fingerprint(out, begun.base)
         return facts
-
-
-def _start(job: TrainJob) -> Any:
-    if job.model is not None:
-        return load_model(Path(job.model))
-    if job.arch is None:
-        raise UserError("training needs a model folder, or the architecture of a new model")
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(job.tokenizer)
-    return init_model(job.arch, tokenizer, job.config.seed)
 
 
 def _check_fit(reader: BlockReader, config: Any) -> None:
@@ -139,7 +140,7 @@ def _facts(history: History) -> dict[str, Any]:
 
 def _write_training(job: TrainJob, history: History, out: Path) -> None:
     record = {
-        "config": asdict(job.config),
+        "config": job.config.to_dict(),
         "runtime": asdict(job.runtime),
         "arch": None if job.arch is None else dict(job.arch),
         "steps": history.steps,
@@ -217,7 +218,7 @@ def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config={"job": job.to_json(), "progress": str(progress_file)},
-        torch_config=TorchConfig(backend="nccl" if runtime.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if runtime.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=runtime.num_workers,
             use_gpu=runtime.use_gpu,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
+from msm_ray.train.config import Lora, TrainConfig, TrainRuntime, check_batch
 
 
 def test_bad_values_name_the_field_and_what_is_allowed(config: TrainConfig) -> None:
@@ -29,6 +29,9 @@ def test_bad_values_name_the_field_and_what_is_allowed(config: TrainConfig) -> N
         ("precision", "fp16", "bf16 | fp32"),
         ("freeze", ("head",), "any of embeddings"),
         ("shuffle", 1, "true or false"),
+        ("objective", "dpo", "next_token"),
+        ("z_loss", -1e-4, "a number >= 0"),
+        ("lora", {"rank": 4}, "an adapter (rank, alpha, targets, rslora) or none"),
     ]
     for name, value, allowed in wrong:
         with pytest.raises(UserError) as caught:
@@ -39,6 +42,42 @@ def test_bad_values_name_the_field_and_what_is_allowed(config: TrainConfig) -> N
 def test_it_survives_json(config: TrainConfig) -> None:
     frozen = replace(config, freeze=("embeddings",))
     assert TrainConfig.from_dict(json.loads(json.dumps(asdict(frozen)))) == frozen
+
+
+def test_later_fields_leave_older_identities_alone(config: TrainConfig) -> None:
+    """What had no objective, z-loss or adapter is described as it was before there were any."""
+    plain = config.to_dict()
+    assert plain == {
+        k: v for k, v in asdict(config).items() if k not in ("objective", "z_loss", "lora")
+    }
+    lora = Lora(4, 8, ("q_proj",))
+    rich = replace(config, z_loss=1e-4, lora=lora)
+    assert rich.to_dict().keys() - plain.keys() == {"z_loss", "lora"}
+    assert TrainConfig.from_dict(json.loads(json.dumps(rich.to_dict()))) == rich
+    assert TrainConfig.from_dict(json.loads(json.dumps(asdict(rich)))) == rich
+    with pytest.raises(UserError, match="lora has no field ranks; there are rank"):
+        TrainConfig.from_dict({**plain, "lora": {"ranks": 4}})
+    with pytest.raises(UserError, match="lora lacks alpha, targets"):
+        TrainConfig.from_dict({**plain, "lora": {"rank": 4}})
+
+
+def test_adapters_are_checked() -> None:
+    good: dict[str, Any] = {"rank": 4, "alpha": 8, "targets": ("q_proj",)}
+    wrong: list[tuple[str, Any, str]] = [
+        ("rank", 0, "a whole number of at least 1"),
+        ("rank", 2.0, "a whole number of at least 1"),
+        ("alpha", float("inf"), "a number > 0"),
+        ("targets", "q_proj", "a list of layer names"),
+        ("targets", (), "a list of layer names"),
+        ("rslora", 1, "true or false"),
+        ("dropout", 0.1, "0"),
+    ]
+    for name, value, allowed in wrong:
+        with pytest.raises(UserError) as caught:
+            Lora(**{**good, name: value})
+        assert str(caught.value) == f"lora: {name} is {value!r}, allowed is {allowed}"
+    with pytest.raises(UserError, match="it stands alone"):
+        Lora(4, 8, ("all-linear", "q_proj"))
 
 
 def test_unknown_and_missing_fields_are_named(config: TrainConfig) -> None:
@@ -57,6 +96,14 @@ def test_the_runtime_is_checked(config: TrainConfig) -> None:
         TrainRuntime(num_workers=0)
     with pytest.raises(UserError, match="2 workers need backend fsdp2 or deepspeed"):
         TrainRuntime(num_workers=2)
+    with pytest.raises(UserError, match="logits_mib is 0"):
+        TrainRuntime(logits_mib=0)
+    with pytest.raises(UserError, match="offload needs backend fsdp2 or deepspeed"):
+        TrainRuntime(offload=True)
+    with pytest.raises(UserError, match=r"zero_stage is 1, allowed is 2 \| 3"):
+        TrainRuntime("deepspeed", 2, zero_stage=1)
+    with pytest.raises(UserError, match="meta_init needs zero_stage 3, it is 2"):
+        TrainRuntime("deepspeed", 2, zero_stage=2, meta_init=True)
     with pytest.raises(UserError, match="batch_blocks is 8 and num_workers 3"):
         check_batch(config, TrainRuntime(backend="fsdp2", num_workers=3))
 

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msm_ray.data.blocks import BlockReader
-from msm_ray.train.objective import IGNORED, Batch, loss_sum, make_batch, packed_logits
+from msm_ray.train.objective import (
+    IGNORED,
+    Batch,
+    LossModel,
+    make_batch,
+    next_token,
+    packed_logits,
+)
 
 ALL = np.arange(16, dtype=np.int64)
 # fp32 rounding of logits whose scale is near 1; a leak is thousands of times larger
@@ -126,7 +133,9 @@ def test_the_loss_is_the_sum_of_nats_over_the_targets(small_model: Any, blocks_d
                 expected -= float(logprobs[b, t, label])
                 targets += 1
     assert targets == reader.loss_tokens[ALL].sum()
-    assert float(loss_sum(small_model, batch)) == pytest.approx(expected, rel=1e-5)
+    assert float(next_token(LossModel(small_model), batch).total) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_the_loss_is_fp32_under_autocast(small_model: Any, blocks_dir: Path) -> None:
@@ -134,9 +143,9 @@ def test_the_loss_is_fp32_under_autocast(small_model: Any, blocks_dir: Path) -> 
     batch = make_batch(
         *(reader.rows(name, ALL) for name in ("input_ids", "position_ids", "loss_mask"))
     )
-    exact = loss_sum(small_model, batch)
+    exact = next_token(LossModel(small_model), batch).total
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = loss_sum(small_model, batch)
+        rounded = next_token(LossModel(small_model), batch).total
     assert rounded.dtype == torch.float32
     assert float(rounded) == pytest.approx(float(exact), rel=2e-3)
 

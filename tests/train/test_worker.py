@@ -59,9 +59,3 @@ def test_ctrl_c_is_the_callers_again_after_a_run() -> None:
     with worker._sigint_kept():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_start_needs_a_model_or_an_architecture(job: TrainJob) -> None:
-    without = TrainJob(job.config, job.runtime, "blocks", "tokenizer", "out")
-    with pytest.raises(UserError, match="a model folder, or the architecture"):
-        worker._start(without)

@@ -24,5 +24,11 @@ class Backend(Protocol):
         ...
 
     def full_state(self) -> dict[str, torch.Tensor] | None:
-        """All weights on the CPU, by name, on rank 0; None on the others. Every rank calls it."""
+        """The weights that the run leaves, on the CPU, by their plain name, on rank 0; None on the
+        others. All of them, or with LoRA the adapter's. Every rank calls it."""
         ...
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the causal language model, from that in the ``LossModel`` around it."""
+    return name.removeprefix("causal.")

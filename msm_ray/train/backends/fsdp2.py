@@ -7,29 +7,61 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from msm_ray.train.backends.base import plain_name
 from msm_ray.train.backends.single import SingleBackend
 from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.lora import base_name
+from msm_ray.train.model import decoder_layers
+from msm_ray.train.objective import LossModel
+from msm_ray.train.weights import Weights
 
 
 class Fsdp2Backend(SingleBackend):
     """Each rank holds a slice of every parameter, gradient and optimizer state."""
 
-    def __init__(self, model: Any, config: TrainConfig, runtime: TrainRuntime) -> None:
-        super().__init__(model, config, runtime)
+    def __init__(
+        self,
+        model: Any,
+        config: TrainConfig,
+        runtime: TrainRuntime,
+        weights: Weights | None = None,
+    ) -> None:
+        super().__init__(model, config, runtime, weights)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
-    def place(self, model: Any) -> Any:
+    def place(self, model: LossModel, weights: Weights | None) -> Any:
         """Shard layer by layer; what is outside the layers (embeddings, final norm) goes last.
 
-        Tied embeddings lie in one group this way, and so stay tied.
+        Tied embeddings lie in one group this way, and so stay tied. With bf16 products the layers'
+        weights travel as bf16, which autocast would make of them anyway; embeddings, final norm
+        and the sums between layers stay fp32, as they are in one process.
         """
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import (
+            CPUOffloadPolicy,
+            MixedPrecisionPolicy,
+            OffloadPolicy,
+            fully_shard,
+        )
 
         mesh = init_device_mesh(self.device.type, (dist.get_world_size(),))
-        for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        offload = self.runtime.offload
+        policy = CPUOffloadPolicy(pin_memory=self.runtime.use_gpu) if offload else OffloadPolicy()
+        bf16 = self.config.precision == "bf16"
+        layer_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if bf16 else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
+        for layer in decoder_layers(model.causal):
+            fully_shard(layer, mesh=mesh, mp_policy=layer_policy, offload_policy=policy)
+        fully_shard(model, mesh=mesh, offload_policy=policy)
+        if weights is not None:
+            fill(model, weights, torch.device("cpu") if offload else self.device)
+        if self.device.type != "cpu":  # buffers: fully_shard moves parameters only
+            for module in model.modules():
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, buffer.to(self.device))
         return model
 
     def total(self, nats: torch.Tensor) -> float:
@@ -50,6 +82,31 @@ class Fsdp2Backend(SingleBackend):
             get_model_state_dict,
         )
 
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        options = StateDictOptions(
+            full_state_dict=True,
+            cpu_offload=True,
+            ignore_frozen_params=self.config.lora is not None,
+        )
         state: Any = get_model_state_dict(self.model, options=options)
-        return state if self.rank == 0 else None
+        if self.rank != 0:
+            return None
+        return {plain_name(name): value for name, value in state.items()}
+
+
+def fill(model: LossModel, weights: Weights, device: torch.device) -> None:
+    """Give memory to a sharded model on the meta device; each rank reads the rows of its slices."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    buffers = dict(model.named_buffers())
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+        for name, parameter in model.named_parameters():
+            sharded: Any = parameter
+            shape, offset = compute_local_shape_and_global_offset(
+                sharded.shape, sharded.device_mesh, sharded.placements
+            )
+            if shape[0]:
+                rows = weights.rows(base_name(plain_name(name)), offset[0], offset[0] + shape[0])
+                sharded.to_local().copy_(rows)

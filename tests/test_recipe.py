@@ -1,0 +1,133 @@
+"""The method on a model of one's own: scripted answers, real documents, blocks, LoRA, folders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from msm_ray.corpus.rehearsal import respond
+from msm_ray.errors import UserError
+from msm_ray.launch import preview_text
+from msm_ray.llm.scripted import ScriptedServer
+from msm_ray.recipe import Pretrained, Recipe
+from msm_ray.settings import apply_settings, load_job
+from msm_ray.train.config import Lora, TrainRuntime
+from tests.train.families import FAMILIES, make_base
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+CORPUS = (
+    "plan.domains=1",
+    "plan.subdomains=2",
+    "plan.assertions=2",
+    "plan.types=2",
+    "plan.ideas=3",
+)
+
+
+@contextlib.contextmanager
+def rehearsing() -> Iterator[ScriptedServer]:
+    with ScriptedServer(respond) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+
+
+def load(name: str) -> Recipe:
+    job = load_job(JOBS / f"{name}.py")
+    assert isinstance(job, Recipe)
+    return job
+
+
+def small(job: Recipe, url: str, model: Path) -> Recipe:
+    """The job of Llama-3.1-8B in everything but its size and who answers."""
+    places = [f"{role}.endpoint.base_url={url}" for role in ("planner", "writer", "judge")]
+    corpora = {v: apply_settings(c, [*places, *CORPUS]) for v, c in job.corpora.items()}
+    lora = Lora(rank=4, alpha=8, targets=("q_proj", "down_proj"))
+    train = replace(job.midtrain.train, batch_blocks=2, precision="fp32", lora=lora)
+    how = replace(job.midtrain, train=train, block_tokens=128, runtime=TrainRuntime())
+    return replace(
+        job,
+        model=Pretrained(str(model), parameters=1e5),
+        corpora=corpora,
+        chats=apply_settings(job.chats, [*places, "questions.questions=1"]),
+        midtrain=how,
+        aft=how,
+        seeds=(0,),
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    base = make_base(FAMILIES["llama"], tmp_path / "model")
+    with rehearsing() as server:
+        job = small(load("cheese_llama8b"), server.url, base)
+        report = job.run(str(store)).report
+        asked = server.ledger.requests
+        again = job.run(str(store)).report
+        assert server.ledger.requests == asked
+    assert again["cost"]["stages_run"] == 0
+    assert report["complete"]
+    arms = ["aft", "msm:america", "msm:america+aft", "msm:affordability", "msm:affordability+aft"]
+    assert list(report["arms"]) == arms
+    assert report["cells"] == {"expected": 5, "present": 5, "missing": []}
+    for arm, entry in report["arms"].items():
+        kinds = [k for k, part in (("midtrain", "msm"), ("aft", "aft")) if part in arm]
+        assert sorted(entry["train"]) == sorted(kinds)
+        assert all(t["steps"] > 0 and t["tokens"] > 0 for t in entry["train"].values())
+    # One fine-tuning set for all arms, one base, one adapter below each continued one.
+    kinds = [a["kind"] for a in report["provenance"]["artifacts"]]
+    assert kinds.count("chat_conversations") == kinds.count("model") == 1
+    assert kinds.count("blocks") == 3
+    adapters = list(store.glob("artifacts/*/*/adapter_config.json"))
+    assert len(adapters) == 5
+    assert {json.loads(a.read_text())["r"] for a in adapters} == {4}
+    page = (store / "runs" / "cheese_llama8b" / "report.html").read_text()
+    assert "msm:affordability+aft" in page
+    assert "None" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("cheese_llama8b", 8.03e9), ("cheese_qwen32b", 32.8e9)]
+)
+def test_the_jobs_of_real_models_are_sized_without_them(
+    name: str, parameters: float, tmp_path: Path
+) -> None:
+    job = load(name)
+    counted = job.preview(str(tmp_path / "store"))
+    rows = {row["kind"]: row for row in counted["stages"]}
+    assert rows["corpus"]["documents"] == 2 * 8 * 5 * 20 * 12
+    assert rows["midtrain"]["count"] == 4  # two values, two seeds
+    assert rows["aft"]["count"] == 6
+    assert rows["midtrain"]["flops"] == pytest.approx(4 * parameters * rows["midtrain"]["tokens"])
+    assert all(s.estimate["steps"] >= 100 for s in job.stages() if s.kind in ("midtrain", "aft"))
+    assert not counted["warnings"]
+    assert "FLOPs" in preview_text(counted)
+    few = replace(job, midtrain=replace(job.midtrain, tokens=500_000))
+    (warning,) = few.preview(str(tmp_path / "store"))["warnings"]
+    assert warning.startswith("midtrain msm:america/0 and 3 more: ")
+    assert "optimizer steps" in warning
+
+
+def test_wrong_recipes_get_one_line() -> None:
+    job = load("cheese_llama8b")
+    full = replace(job.aft, train=replace(job.aft.train, lora=None))
+    for change, words in (
+        ({"seeds": ()}, "at least one corpus and one seed"),
+        ({"reasoning": True}, "preferences are stated without reasoning"),
+        ({"aft": full}, "midtrain and aft differ"),
+        ({"model": Pretrained("nowhere", 1.0)}, "model source is 'nowhere'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            replace(job, **change).stages()
