@@ -102,7 +102,11 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
             progress=progress,
             input_ids={name: of.id for name, of in stage.inputs.items()},
             # Another process may be making the same: the common place is then that one's.
-            stream=stream_place(store, stage.id) if work.parent == base else work / "stream",
+            stream=(
+                stream_place(store, stage.id)
+                if store.local and work.parent == base
+                else work / "stream"
+            ),
             live=live,
         )
         started = time.perf_counter()

@@ -29,8 +29,8 @@ class StreamStopped(Exception):
 
 
 def stream_place(store: Store, id: str) -> Path:
-    """Where stage ``id`` publishes."""
-    return store.work_dir(f"{id}-stream")
+    """Where stage ``id`` publishes; the first to need it makes it."""
+    return store.work_dir("") / f"{id}-stream"
 
 
 def wait_while_running(place: Path, there: Callable[[], bool]) -> None:
@@ -44,7 +44,7 @@ def wait_while_running(place: Path, there: Callable[[], bool]) -> None:
 
 
 class Places:
-    """The places of the stages that one driver runs and others of its stages may follow."""
+    """The places of the stages that one driver runs; others of its stages may follow them."""
 
     def __init__(self, store: Store, stages: Iterable[Stage]) -> None:
         self._store = store
@@ -60,19 +60,22 @@ class Places:
 
     def start(self, id: str) -> None:
         """The stage is about to run."""
-        if id in self._readers:
-            (stream_place(self._store, id) / RUNNING_FILE).touch()
+        if self._store.local:
             self._used.add(id)
+        if id in self._readers:
+            place = stream_place(self._store, id)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / RUNNING_FILE).touch()
 
     def end(self, id: str) -> None:
         """The stage does not run any more: who waits for more of its stream is told."""
-        if id in self._used:  # removed, not written: that works on a full disk as well
+        if id in self._readers:  # removed, not written: that works on a full disk as well
             (stream_place(self._store, id) / RUNNING_FILE).unlink(missing_ok=True)
 
     def tidy(self, committed: Iterable[str], running: Iterable[str]) -> None:
         """Remove the streams of ``committed`` stages that nothing ``running`` may follow."""
         there, busy = set(committed), set(running)
         for id in sorted(self._used & there):
-            if id not in busy and not self._readers[id] & busy:
+            if id not in busy and not self._readers.get(id, set()) & busy:
                 shutil.rmtree(stream_place(self._store, id), ignore_errors=True)
                 self._used.discard(id)
