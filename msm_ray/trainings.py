@@ -8,7 +8,10 @@ from typing import Any
 from msm_ray.stage import Stage
 from msm_ray.train.config import TrainConfig
 
-FOLLOWER_CPUS = 0.01  # that Ray reserves for a stage that packs what others are writing
+# That Ray reserves for a stage, or a worker of one, that follows what another is making; its CPUs
+# are counted by `run_dag`. Were they held in Ray, the stage that it waits for would wait for it:
+# Ray Data asks for a whole CPU to look at a Parquet file (2.60).
+FOLLOWER_CPUS = 0.01
 
 
 def blocks_stage(
@@ -78,8 +81,9 @@ def train_stage(
         label=label,
         runtime={
             **runtime,
+            **({"worker_cpus": FOLLOWER_CPUS} if follow else {}),
             "cpus": workers * threads,
-            "ray_cpus": threads if alone else 0.0,
+            "ray_cpus": (FOLLOWER_CPUS if follow else threads) if alone else 0.0,
             "ray_gpus": int(alone and bool(runtime.get("use_gpu"))),
         },
         estimate=dict(estimate),

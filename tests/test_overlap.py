@@ -12,6 +12,8 @@ from msm_ray.artifact import Record, Store
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import build
+from msm_ray.llm.endpoint import Endpoint
+from msm_ray.llm.model import Model
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import LocalLauncher, Stage, run_dag
 
@@ -121,3 +123,7 @@ def test_overlap_asks_for_what_it_needs() -> None:
         small("aft_compute.overlap=true")
     with pytest.raises(UserError, match=r"midtrain\.order is 'random'"):
         small("midtrain.order=random")
+    model = Model(Endpoint("http://localhost:1/v1", "m", api="completions", key_env=""))
+    asked = dataclasses.replace(small().corpus, writer="http", model=model)
+    with pytest.raises(UserError, match="writer 'http'"):
+        dataclasses.replace(small("midtrain_compute.overlap=true"), corpus=asked)

@@ -22,6 +22,7 @@ from msm_ray.records import PLAN_SCHEMA
 
 Arrived = Callable[[Sequence[Mapping[str, Any]]], None]  # takes rows of ANSWER_SCHEMA
 
+WRITERS = ("vllm", "http", "scripted")
 SCRIPTED_ROWS = 64  # published at a time
 _TOKENIZER_FILE = "tokenizer.json"
 
@@ -46,7 +47,10 @@ def write(ctx: StageContext) -> dict[str, Any]:
     task = load_task(ctx.config["task"], ctx.config["task_args"])
     tokenizer = _tokenizer(model)
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
-    scripted = ctx.config["writer"] == "scripted"
+    writer = ctx.config["writer"]
+    if writer not in WRITERS:
+        raise UserError(f"corpus writer is {writer!r}; allowed: {', '.join(map(repr, WRITERS))}")
+    scripted = writer == "scripted"
     sampling = {} if scripted else Sampling.from_config(ctx.config["sampling"]).to_config()
     judge = Judge(plans, task, model=_writer_name(ctx), sampling=sampling, special_tokens=special)
     arrived = _publishing(ctx, judge) if ctx.runtime.get("followed") else None
@@ -132,13 +136,10 @@ def _written(
 
 
 def _writer(ctx: StageContext, model: Path, arrived: Arrived | None) -> Answers:
-    writer = ctx.config["writer"]
-    if writer == "http":
+    if ctx.config["writer"] == "http":
         from msm_ray.llm.model import answers_at
 
         return answers_at(ctx.config["asked"], ctx.runtime["asked"])
-    if writer != "vllm":
-        raise UserError(f"corpus writer is {writer!r}; allowed: 'vllm', 'http', 'scripted'")
     from msm_ray.llm.ray_pass import VllmRuntime
     from msm_ray.llm.vllm import VllmAnswers
 
