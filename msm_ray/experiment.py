@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
-from msm_ray.train.config import TrainConfig
+from msm_ray.train.config import TrainConfig, TrainRuntime
 
 if TYPE_CHECKING:
     from msm_ray.settings import RunResult
@@ -136,17 +136,23 @@ class Compute:
     """Where and how it runs. Never part of an artifact's identity.
 
     ``num_workers`` 0 means what the backend is for: one process with ``single``, two ranks with
-    ``fsdp2`` and ``deepspeed`` (ZeRO-3). ``overlap``: train on what is written of the corpus while
-    the rest is being written; for a midtraining with ``order="windowed"``, to the same weights.
+    ``fsdp2`` and ``deepspeed`` (ZeRO-3). ``checkpoint_seconds`` between two checkpoints (0: none);
+    ``track``: where metrics go besides their files, "mlflow:URI" or "wandb:PROJECT". ``overlap``:
+    train on what is written of the corpus while the rest is being written, for a midtraining with
+    ``order="windowed"``; to the same weights.
     """
 
     backend: Literal["single", "fsdp2", "deepspeed"]
     num_workers: int
     threads: int
     compile: bool
+    checkpoint_seconds: float = 60.0
+    track: str = ""
     overlap: bool = False
 
     def __post_init__(self) -> None:
+        # checked where a run checks them
+        TrainRuntime(checkpoint_seconds=self.checkpoint_seconds, track=self.track)
         _at_least("num_workers", self.num_workers, 0)
         _at_least("threads", self.threads, 1)
         if self.backend == "single" and self.num_workers > 1:
@@ -184,6 +190,12 @@ class Experiment:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "_").isidentifier():
             raise UserError(f"name is {self.name!r}; allowed: letters, digits, '_' and '-'")
+        for name in ("midtrain", "aft"):
+            if getattr(self, name).train.lora is not None:
+                raise UserError(
+                    f"{name}.train.lora is set; the micro-world trains whole weights, a Recipe"
+                    " (msm_ray.recipe) trains adapters"
+                )
         for field in ("bases", "seeds", "specs"):
             if not getattr(self, field):
                 raise UserError(f"{field} is empty; at least one is needed")

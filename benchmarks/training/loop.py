@@ -118,11 +118,10 @@ def ours(directory: Path, tokenizer_dir: Path, threads: int) -> tuple[float, flo
             blocks=str(directory),
             tokenizer=str(tokenizer_dir),
             out=out,
+            work=str(Path(out) / "work"),
             arch=ARCHITECTURE,
         )
-        facts = run(
-            job, Path(out) / "work", lambda fraction, values: steps.append(time.process_time())
-        )
+        facts = run(job, lambda fraction, values: steps.append(time.process_time()))
         seconds = time.process_time() - started
     done = facts["tokens"] * (1 - 1 / len(steps))
     return done / (steps[-1] - steps[0]), facts["tokens"] / seconds, facts["loss_last"]

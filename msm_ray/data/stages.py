@@ -133,6 +133,7 @@ def _pack_windowed(
         ctx.stream,
         config["block_tokens"],
         tokenizer.eos_token_id if pad is None else pad,
+        components=[c["name"] for c in config["components"]],
         whole=[c["name"] for c in config["components"] if c["kind"] == "conversations"],
         window_blocks=config["window_blocks"],
         blocks=blocks,

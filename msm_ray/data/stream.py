@@ -82,6 +82,7 @@ class StreamWriter:
         directory: made if it is not there; a stream that lies there is continued.
         block_tokens: T.
         pad_id: the token of padding.
+        components: the names that documents come under, where a training is to follow the stream.
         whole: components whose documents are not cut unless they are longer than a block.
         window_blocks: how many blocks' tokens make a window.
         blocks: how many blocks the stream is to have in all, None: as many as its documents fill.
@@ -99,6 +100,7 @@ class StreamWriter:
         block_tokens: int,
         pad_id: int,
         *,
+        components: Sequence[str] = (),
         whole: Sequence[str] = (),
         window_blocks: int = WINDOW_BLOCKS,
         blocks: int | None = None,
@@ -109,6 +111,7 @@ class StreamWriter:
         self.header: dict[str, Any] = {
             "block_tokens": block_tokens,
             "pad_id": pad_id,
+            "components": sorted(components),
             "whole": sorted(whole),
             "window_blocks": window_blocks,
             "blocks": blocks,
@@ -312,6 +315,7 @@ class StreamReader(BlockReader):
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
         self._start(directory, int(self._header["block_tokens"]))
         self.planned = self._header["blocks"]
+        self.components = self._header["components"]
         self.by_window = True
         self.is_final = False
         self._log_bytes = 0
@@ -349,13 +353,15 @@ class StreamReader(BlockReader):
 
 
 def follow_blocks(directory: Path) -> StreamReader:
-    """The reader of the stream that a running stage writes, once it has begun.
+    """The reader of the stream that a running stage writes, once there are blocks.
 
     Raises:
         StreamStopped: the stage has ended before.
     """
     wait_while_running(directory, (directory / HEADER_FILE).is_file)
-    return StreamReader(directory)
+    reader = StreamReader(directory)
+    wait_for_blocks(reader, 1)
+    return reader
 
 
 def wait_for_blocks(reader: StreamReader, count: int) -> None:

@@ -15,6 +15,7 @@ FREEZABLE = ("embeddings",)
 BACKENDS = ("single", "fsdp2", "deepspeed")
 OBJECTIVES = ("next_token",)
 ZERO_STAGES = (2, 3)
+TRACKERS = ("mlflow", "wandb")
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,11 @@ class TrainRuntime:
     ``offload`` keeps parameters and optimizer in the CPU's memory (fsdp2, deepspeed); ``meta_init``
     reads each weight from the folder into its slice, so that no worker ever holds the whole model
     (fsdp2, deepspeed with ``zero_stage`` 3).
+
+    A checkpoint is written every ``checkpoint_seconds`` (0: never), or every ``checkpoint_steps``
+    where that is not 0. ``spike_nats``: how far above the last losses one counts as a spike, which
+    stops the run (0: never; see ``train.watch.spike_limit``). ``track``: where metrics go besides
+    their files, "mlflow:URI" or "wandb:PROJECT".
     """
 
     backend: str = "single"
@@ -217,6 +223,10 @@ class TrainRuntime:
     offload: bool = False
     meta_init: bool = False
     zero_stage: int = 3
+    checkpoint_seconds: float = 60.0
+    checkpoint_steps: int = 0
+    spike_nats: float = 2.0
+    track: str = ""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -229,6 +239,7 @@ class TrainRuntime:
             ("micro_blocks", 0),
             ("max_failures", 0),
             ("logits_mib", 1),
+            ("checkpoint_steps", 0),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -236,6 +247,17 @@ class TrainRuntime:
                     f"training runtime: {name} is {value!r}, "
                     f"allowed is a whole number of at least {least}"
                 )
+        for name in ("checkpoint_seconds", "spike_nats"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise UserError(
+                    f"training runtime: {name} is {value!r}, allowed is a number of at least 0"
+                )
+        tracker, _, where = self.track.partition(":")
+        if self.track and (tracker not in TRACKERS or not where):
+            raise UserError(
+                f"training runtime: track is {self.track!r}, allowed is mlflow:URI | wandb:PROJECT"
+            )
         if self.backend == "single" and self.num_workers > 1:
             raise UserError(
                 f"training runtime: {self.num_workers} workers need backend fsdp2 or deepspeed, "

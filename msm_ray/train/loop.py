@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,45 +17,66 @@ from msm_ray.data.order import EpochOrder, WindowedOrder
 from msm_ray.data.stream import StreamReader, wait_for_blocks
 from msm_ray.errors import UserError
 from msm_ray.train.backends.base import Backend
+from msm_ray.train.checkpoint import Checkpoints
 from msm_ray.train.config import TrainConfig
+from msm_ray.train.history import History
+from msm_ray.train.metrics import Metrics, Pace
 from msm_ray.train.objective import Batch, make_batch
 from msm_ray.train.schedule import learning_rate
+from msm_ray.train.sources import SourceLoss
+from msm_ray.train.watch import TrainingDiverged, diverged, documents_of, what_is_wrong
 
 OnStep = Callable[[int, int, dict[str, float]], None]
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss or the gradient is no longer a finite number."""
+SOURCE_STEPS = 10  # between two losses by source: each asks all ranks
 
 
 @dataclass
-class History:
-    """What a run did, step by step: ``loss`` in nats per target, before the step's update."""
+class Extras:
+    """What goes on around the steps; without any of it the loop only trains.
 
-    loss: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
-    grad_norm: list[float] = field(default_factory=list)
-    tokens: int = 0  # trained on, padding not counted
-    loss_tokens: int = 0
-    seconds: float = 0.0  # without those it waited for blocks
-    waited: float = 0.0
+    ``metrics`` only on rank 0; the others on every rank. ``folder`` takes what a run that diverges
+    leaves behind.
+    """
 
-    @property
-    def steps(self) -> int:
-        """Steps done."""
-        return len(self.loss)
+    checkpoints: Checkpoints | None = None
+    metrics: Metrics | None = None
+    sources: SourceLoss | None = None
+    pace: Pace = field(default_factory=Pace)
+    spike_nats: float = 0.0
+    folder: Path | None = None
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens of all ranks together, over the loop's own time."""
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+    def after_step(
+        self,
+        backend: Backend,
+        history: History,
+        steps: int,
+        indices: NDArray[np.int64],
+        batch: Batch,
+        facts: dict[str, Any],
+    ) -> None:
+        """Write the step down; ``facts`` get what is to be shown besides."""
+        line = dict(facts) | {"seconds": history.seconds}
+        if self.sources and backend.target_nats_BT is not None:
+            mine = indices[backend.rank :: backend.world_size]
+            self.sources.add(mine, batch, backend.target_nats_BT)
+            if history.steps % SOURCE_STEPS == 0 or history.steps == steps:
+                line["loss_by_source"] = self.sources.take()
+        if self.metrics:
+            self.metrics.step(history.steps, line)
+            if self.metrics.last_checkpoint is not None:
+                facts["checkpoint"] = self.metrics.last_checkpoint
 
-    def curve(self, points: int = 200) -> list[list[float]]:
-        """At most ``points`` pairs [step, mean loss of the steps since the pair before]."""
-        edges = np.linspace(0, self.steps, min(points, self.steps) + 1).round().astype(int)
-        return [
-            [end, float(np.mean(self.loss[begin:end]))] for begin, end in pairwise(edges.tolist())
-        ]
+    def stopped(
+        self, reason: str, step: int, steps: int, learning_rate: float, documents: list[str]
+    ) -> TrainingDiverged:
+        """The error for a step that went wrong. Every rank calls it."""
+        good = None
+        if self.checkpoints:
+            self.checkpoints.close()
+            # The weights after step N are known to be good when step N + 1 has gone well.
+            good = self.checkpoints.newest(below=step - 1)
+        folder = self.folder if self.metrics else None
+        return diverged(reason, step, steps, learning_rate, documents, folder, good)
 
 
 def blocks_in_run(blocks: int, config: TrainConfig) -> int:
@@ -103,23 +124,34 @@ def order_of(reader: BlockReader, config: TrainConfig) -> EpochOrder | WindowedO
 
 
 def train(
-    backend: Backend, reader: BlockReader, config: TrainConfig, on_step: OnStep | None = None
+    backend: Backend,
+    reader: BlockReader,
+    config: TrainConfig,
+    on_step: OnStep | None = None,
+    extras: Extras | None = None,
 ) -> History:
     """Train over the blocks of ``reader``; the weights stay in the backend.
 
     Where the reader is a ``StreamReader``, each step waits until its blocks are committed.
 
     The gradient of a step is that of the mean loss over the targets of the global batch, whatever
-    the number of ranks and micro-batches. ``on_step(step, steps, {"loss", "learning_rate",
-    "tokens", ...})`` is called on every rank after each step.
+    the number of ranks and micro-batches. Block order and learning rate depend on the step alone,
+    so that a run that goes on from a checkpoint is the run it was. ``on_step(step, steps, {"loss",
+    "learning_rate", "grad_norm", "tokens", ...})`` is called on every rank after each step.
+
+    Raises :class:`TrainingDiverged` on a step that is not a finite number, or a spike.
     """
+    extras = extras or Extras()
     blocks = blocks_in_run(blocks_of(reader), config)
     steps = steps_in_run(blocks_of(reader), config)
     order = order_of(reader, config)
     share = config.batch_blocks // backend.world_size
-    history = History()
-    started = time.perf_counter()
-    for step in range(steps):
+    history = extras.checkpoints.resume(backend) if extras.checkpoints else History()
+    if extras.metrics:
+        extras.metrics.start(history.steps)
+    extras.pace.start(history)
+    started = time.perf_counter() - history.seconds - history.waited
+    for step in range(history.steps, steps):
         first = step * config.batch_blocks
         stop = min(first + config.batch_blocks, blocks)
         if isinstance(reader, StreamReader):
@@ -132,23 +164,27 @@ def train(
         batch = rank_batch(reader, indices, backend.rank, backend.world_size, share)
         nats, grad_norm = backend.step(batch, rate, max(1, targets))
         loss = nats / max(1, targets)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise TrainingDiverged(
-                f"step {step + 1} of {steps}: loss {loss}, gradient norm {grad_norm} at learning "
-                f"rate {rate:g}; a lower learning_rate or max_grad_norm may help"
-            )
+        reason = what_is_wrong(history.loss, loss, grad_norm, extras.spike_nats)
+        if reason:
+            raise extras.stopped(reason, step + 1, steps, rate, documents_of(reader, indices))
         history.loss.append(loss)
         history.learning_rate.append(rate)
         history.grad_norm.append(grad_norm)
         history.tokens += int(reader.tokens[indices].sum())
         history.loss_tokens += targets
         history.seconds = time.perf_counter() - started - history.waited
+        facts: dict[str, Any] = {
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": grad_norm,
+            "tokens": history.tokens,
+            **extras.pace.facts(history, steps),
+        }
+        extras.after_step(backend, history, steps, indices, batch, facts)
         if on_step is not None:
-            facts: dict[str, Any] = {
-                "loss": loss,
-                "learning_rate": rate,
-                "tokens": history.tokens,
-                "tokens_per_second": history.tokens_per_second,
-            }
             on_step(step + 1, steps, facts)
+        if extras.checkpoints:
+            extras.checkpoints.after_step(backend, history, int(first + len(indices)))
+    if extras.checkpoints:
+        extras.checkpoints.close()
     return history

@@ -84,7 +84,8 @@ def pretrain(
             blocks=str(directory.absolute()),
             tokenizer=str(Path(tokenizer_dir).absolute()),
             out=str(Path(out).absolute()),
+            work=str(Path(scratch) / "train"),
             arch={"max_position_embeddings": block_tokens, **arch},
             save_dtype=save_dtype,
         )
-        return run(job, Path(scratch) / "ray-train", progress)
+        return run(job, progress)

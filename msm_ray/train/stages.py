@@ -20,7 +20,8 @@ def train(ctx: StageContext) -> dict[str, Any]:
     Inputs: ``model``, a Hugging Face folder, or an adapter to continue, then with ``base``, the
     folder of the model below it; ``blocks``, the output of the pack stage. Config: the fields of
     :class:`TrainConfig`, and optionally ``save_dtype`` ("fp32" | "bf16"). Runtime: the fields of
-    :class:`TrainRuntime`. Leaves the model or adapter, ``training.json`` and ``fingerprint.json``.
+    :class:`TrainRuntime`. Leaves the model or adapter, ``training.json``, ``fingerprint.json``,
+    ``metrics.jsonl`` and ``tensorboard/``. A killed stage goes on from its last checkpoint.
     The blocks may still be being written.
     """
     values = dict(ctx.config)
@@ -31,12 +32,14 @@ def train(ctx: StageContext) -> dict[str, Any]:
         blocks=str(ctx.inputs["blocks"].absolute()),
         tokenizer=str(ctx.inputs["model"].absolute()),
         out=str(ctx.out.absolute()),
+        # outlives a killed process, and is of this stage alone
+        work=str((ctx.work / "train").absolute()),
         model=str(ctx.inputs["model"].absolute()),
         base=str(ctx.inputs["base"].absolute()) if "base" in ctx.inputs else None,
         save_dtype=save_dtype,
         live="blocks" in ctx.live,
     )
-    return run(job, ctx.work / "ray-train", _now_and_then(ctx.progress))
+    return run(job, _now_and_then(ctx.progress))
 
 
 def _now_and_then(progress: Progress) -> Progress:

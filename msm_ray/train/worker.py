@@ -19,12 +19,21 @@ from msm_ray.data.stream import follow_blocks
 from msm_ray.errors import UserError
 from msm_ray.streams import StreamStopped
 from msm_ray.train.backends import make_backend
+from msm_ray.train.backends.base import Backend
+from msm_ray.train.checkpoint import Checkpoints, Plan
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.fingerprint import write_fingerprint
-from msm_ray.train.loop import History, OnStep, TrainingDiverged, train
+from msm_ray.train.flops import attended_tokens, device_peak, flops_per_token
+from msm_ray.train.history import History
+from msm_ray.train.loop import Extras, OnStep, train
 from msm_ray.train.lora import save_adapter
+from msm_ray.train.metrics import Metrics, Pace
 from msm_ray.train.model import copy_tokenizer, dtype_of, save_model
+from msm_ray.train.ranks import Ranks
+from msm_ray.train.sources import SourceLoss
 from msm_ray.train.start import start
+from msm_ray.train.track import check_tracker, make_tracker
+from msm_ray.train.watch import TrainingDiverged
 
 TRAINING_FILE = "training.json"
 FINAL = (UserError, TrainingDiverged, StreamStopped)  # what no repetition would change
@@ -36,10 +45,11 @@ class TrainJob:
     """A run, as plain values that travel to the workers.
 
     Starts from the folder ``model``, or with ``model=None`` afresh from ``arch`` (keywords of
-    ``LlamaConfig``). ``tokenizer`` is the folder whose tokenizer files go into ``out``. With
-    several workers, all of them have to see these paths. Where ``model`` is an adapter, ``base`` is
-    the folder of the model below it (None: where that lay when the adapter was trained). ``live``:
-    ``blocks`` is the stream of a stage that still runs.
+    ``LlamaConfig``). ``tokenizer`` is the folder whose tokenizer files go into ``out``. Where
+    ``model`` is an adapter, ``base`` is the folder of the model below it (None: where that lay when
+    the adapter was trained). Checkpoints and metrics of the run lie in ``work``, and a run that
+    finds checkpoints there goes on from them. ``live``: ``blocks`` is the stream of a stage that
+    still runs. With several workers, all of them have to see these paths.
     """
 
     config: TrainConfig
@@ -47,6 +57,7 @@ class TrainJob:
     blocks: str
     tokenizer: str
     out: str
+    work: str
     model: str | None = None
     base: str | None = None
     arch: Mapping[str, Any] | None = None
@@ -91,7 +102,12 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
         _check_fit(reader, model.config)
         torch.manual_seed(job.config.seed)
         backend = make_backend(model, job.config, job.runtime, begun.weights)
-        history = train(backend, reader, job.config, on_step)
+        extras = _extras(job, reader, model, backend)
+        try:
+            history = train(backend, reader, job.config, on_step, extras)
+        finally:
+            if extras.metrics:
+                extras.metrics.close()
         state = backend.full_state()
         facts = _facts(history)
         if state is not None:
@@ -112,8 +128,36 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
                     save_dtype=job.save_dtype,
                 )
             _write_training(job, history, out)
+            assert extras.metrics is not None
+            extras.metrics.copy_to(out)
             write_fingerprint(out, begun.base)
         return facts
+
+
+def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) -> Extras:
+    """Checkpoints, metrics and the rest around the steps of this rank."""
+    ranks, work, runtime = Ranks(), Path(job.work), job.runtime
+    metrics, pace = None, Pace()
+    if ranks.first:
+        metrics = Metrics(work / "metrics")
+        failures = metrics.event
+        metrics.tracker = make_tracker(
+            runtime.track,
+            work / "metrics",
+            asdict(job.config),
+            lambda what: failures("tracker failed", what=what),
+        )
+        device = torch.device("cuda" if runtime.use_gpu else "cpu")
+        peak = device_peak(device, job.config.precision) * ranks.world_size
+        pace = Pace(flops_per_token(model, attended_tokens(reader)), peak)
+    checkpoints = Checkpoints(
+        work / "checkpoints",
+        {"config": asdict(job.config), "blocks": reader.manifest_sha256},
+        Plan(runtime.checkpoint_seconds, runtime.checkpoint_steps),
+        ranks,
+        metrics.event if metrics else None,
+    )
+    return Extras(checkpoints, metrics, SourceLoss(reader, ranks), pace, runtime.spike_nats, work)
 
 
 def _check_fit(reader: BlockReader, config: Any) -> None:
@@ -176,21 +220,23 @@ def _ray_worker(values: dict[str, str]) -> dict[str, Any]:
         return {"error": str(error), "type": [isinstance(error, t) for t in FINAL].index(True)}
 
 
-def run(job: TrainJob, work: Path, progress: Progress) -> dict[str, Any]:
+def run(job: TrainJob, progress: Progress) -> dict[str, Any]:
     """Run the job through Ray Train: in this process for one worker, else on a worker group.
 
     One worker needs no cluster and starts at once. Several need a running Ray; when one of them
-    dies, Ray Train starts the run again from its beginning, ``runtime.max_failures`` times.
+    dies, Ray Train starts all of them again, ``runtime.max_failures`` times. They go on from the
+    newest whole checkpoint, as does a run that is started again with the same ``job.work``.
 
     Args:
         job: what to run.
-        work: a directory for Ray Train's own files, seen by all workers.
         progress: called with the fraction done and facts, from this process.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     check_batch(job.config, job.runtime)
+    check_tracker(job.runtime.track)
+    work = Path(job.work)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     work.mkdir(parents=True, exist_ok=True)
     runtime = job.runtime

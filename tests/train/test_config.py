@@ -108,6 +108,15 @@ def test_the_runtime_is_checked(config: TrainConfig) -> None:
         check_batch(config, TrainRuntime(backend="fsdp2", num_workers=3))
 
 
+@pytest.mark.parametrize("value", [-1, float("nan"), True, "60"])
+@pytest.mark.parametrize("name", ["checkpoint_seconds", "spike_nats"])
+def test_times_and_margins_are_numbers(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"{name} is .* allowed is a number of at least 0"):
+        TrainRuntime(**{name: value})
+    with pytest.raises(UserError, match="checkpoint_steps is"):
+        TrainRuntime(checkpoint_steps=-1)
+
+
 def test_a_stages_other_runtime_keys_are_left_alone() -> None:
     runtime = TrainRuntime.from_dict({"threads": 2, "cpus": 1.0, "where": "driver"})
     assert runtime == TrainRuntime(threads=2)

@@ -147,7 +147,7 @@ def test_packed_documents_do_not_see_each_other(trained: dict[str, Path], name: 
         torch.from_numpy(reader.rows(column, some)).long()
         for column in ("input_ids", "position_ids")
     )
-    assert len(documents_of(ids, positions)) > 2 * len(some)
+    assert len(documents_of(ids, positions)) >= 2 * len(some)
     packed = packed_logits(model, ids, positions)
     assert leak(packed, model, ids, positions) < 1e-4
     assert IGNORED not in ids

@@ -14,9 +14,8 @@ from msm_ray.data.blocks import BlockReader
 from msm_ray.data.order import EpochOrder
 from msm_ray.train.backends import make_backend
 from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.history import History
 from msm_ray.train.loop import (
-    History,
-    TrainingDiverged,
     blocks_in_run,
     rank_batch,
     steps_in_run,
@@ -24,6 +23,7 @@ from msm_ray.train.loop import (
 )
 from msm_ray.train.model import init_model
 from msm_ray.train.objective import IGNORED
+from msm_ray.train.watch import TrainingDiverged
 
 # (history, weights) of a run: TrainConfig and the runtime's keywords to what it left
 Trained = Callable[..., tuple[History, dict[str, torch.Tensor]]]

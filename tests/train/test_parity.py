@@ -95,6 +95,7 @@ def job(inputs: Path, kind: str, out: Path, runtime: TrainRuntime) -> TrainJob:
         blocks=str(inputs / "blocks"),
         tokenizer=str(inputs / "tokenizer"),
         out=str(out),
+        work=str(out.with_name(out.name + "-work")),
         model=str(inputs / kind),
     )
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 
 from msm_ray.data.blocks import BlockReader, write_blocks
-from msm_ray.data.stream import StreamWriter
+from msm_ray.data.stream import StreamReader, StreamWriter
 from msm_ray.data.tokens import encode_documents
 from msm_ray.errors import UserError
 from msm_ray.stage import StageContext
 from msm_ray.streams import RUNNING_FILE, StreamStopped
 from msm_ray.train import fingerprint as fp
 from msm_ray.train.config import TrainConfig, TrainRuntime
-from msm_ray.train.loop import TrainingDiverged
 from msm_ray.train.model import load_model
 from msm_ray.train.pretrain import pack_texts, pretrain
 from msm_ray.train.stages import train
+from msm_ray.train.watch import TrainingDiverged
 
 from .conftest import make_texts
 
@@ -80,7 +80,9 @@ def test_midtraining_leaves_a_complete_folder(
         "config.json",
         "fingerprint.json",
         "generation_config.json",
+        "metrics.jsonl",
         "model.safetensors",
+        "tensorboard",
         "tokenizer.json",
         "tokenizer_config.json",
         "training.json",
@@ -212,7 +214,9 @@ def test_blocks_that_are_still_being_made_are_waited_for(
     (place / RUNNING_FILE).touch()
 
     def write() -> None:
-        writer = StreamWriter(place, 32, tokenizer.pad_token_id, window_blocks=8, blocks=60)
+        writer = StreamWriter(
+            place, 32, tokenizer.pad_token_id, components=["spec"], window_blocks=8, blocks=60
+        )
         for at in range(len(docs)):
             if writer.is_full:
                 break
@@ -227,11 +231,16 @@ def test_blocks_that_are_still_being_made_are_waited_for(
     facts = train(ctx)
     thread.join()
     after, _ = context(tmp_path, {"model": base, "blocks": place}, asdict(config), "after")
+    after.work = tmp_path / "work-after"
     expected = train(after)
     assert facts["steps"] == expected["steps"] == 8
     assert facts["waited_seconds"] > expected["waited_seconds"] == 0
     weights = [(c.out / "model.safetensors").read_bytes() for c in (ctx, after)]
     assert weights[0] == weights[1]
+    # A checkpoint written while the stream grew fits the finished blocks.
+    assert StreamReader(place).manifest_sha256 == BlockReader(place).manifest_sha256
+    losses = [json.loads(line) for line in (ctx.out / "metrics.jsonl").read_text().splitlines()]
+    assert any("spec" in line.get("loss_by_source", {}) for line in losses)
 
 
 def test_blocks_that_will_not_come_stop_the_training(

@@ -10,7 +10,7 @@ import ray.train
 from msm_ray.errors import UserError
 from msm_ray.train import worker
 from msm_ray.train.config import TrainConfig, TrainRuntime
-from msm_ray.train.loop import TrainingDiverged
+from msm_ray.train.watch import TrainingDiverged
 from msm_ray.train.worker import TrainJob
 
 
@@ -22,6 +22,7 @@ def job(config: TrainConfig) -> TrainJob:
         blocks="blocks",
         tokenizer="tokenizer",
         out="out",
+        work="work",
         arch={"hidden_size": 32},
     )
 

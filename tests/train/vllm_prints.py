@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from msm_ray.evaluate.engines import ENVIRONMENT
+from msm_ray.evaluate.engines import environment
 
 
 def logprobs(model: str, adapter: str | None, asked: dict[str, Any]) -> list[list[float]]:
@@ -52,7 +52,7 @@ def logprobs(model: str, adapter: str | None, asked: dict[str, Any]) -> list[lis
 
 
 def main() -> None:
-    os.environ.update(ENVIRONMENT, OMP_NUM_THREADS="1")
+    os.environ.update(environment(1))
     jobs = json.loads(Path(sys.argv[1]).read_text())
     found = [
         logprobs(model, adapter, json.loads((Path(folder) / "fingerprint.json").read_text()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class DeepSpeedBackend:
     ) -> None:
         deepspeed = _deepspeed()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.state_format = "deepspeed"
+        self.target_nats_BT: torch.Tensor | None = None
         self.device = torch.device("cuda" if runtime.use_gpu else "cpu")
         self.lora = config.lora is not None
         share = config.batch_blocks // self.world_size
@@ -71,12 +74,15 @@ class DeepSpeedBackend:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         nats = torch.zeros((), device=self.device)
+        by_target = []
         for part in batch.to(self.device).split(self.micro_blocks):
             losses = self.objective(self.engine, part)
             # DeepSpeed averages over ranks and over micro-batches: this makes of it the sum.
             self.engine.backward(losses.total * (self.world_size * self.micro_steps / targets))
             self.engine.step()  # acts at the last micro-batch only
             nats += losses.nats_BT.sum()
+            by_target.append(losses.nats_BT)
+        self.target_nats_BT = torch.cat(by_target)
         dist.all_reduce(nats)
         return float(nats), float(self.engine.get_global_grad_norm())
 
@@ -100,6 +106,19 @@ class DeepSpeedBackend:
                 if name not in tied:  # buffers that are saved with the weights
                     state[plain_name(name)] = value.detach().cpu().clone()
         return state
+
+    def save_state(self, folder: Path) -> Future[Any]:
+        """See :class:`msm_ray.train.backends.base.Backend`. Not meanwhile: steps wait for it."""
+        self.engine.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+        dist.barrier()
+        written: Future[Any] = Future()
+        written.set_result(None)
+        return written
+
+    def load_state(self, folder: Path) -> None:
+        """See :class:`msm_ray.train.backends.base.Backend`. By as many ranks as wrote it."""
+        path, _ = self.engine.load_checkpoint(str(folder), tag="deepspeed")
+        assert path is not None, f"DeepSpeed found nothing in {folder}"
 
 
 def _deepspeed() -> Any:

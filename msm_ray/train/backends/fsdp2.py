@@ -28,6 +28,9 @@ class Fsdp2Backend(SingleBackend):
     ) -> None:
         super().__init__(model, config, runtime, weights)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        # A checkpoint is written while steps go on: its messages must not meet theirs. And it is
+        # written from the CPU's memory, which NCCL cannot send.
+        self._checkpoint_group = dist.new_group(backend="gloo")
 
     def place(self, model: LossModel, weights: Weights | None) -> Any:
         """Shard layer by layer; what is outside the layers (embeddings, final norm) goes last.
@@ -91,6 +94,10 @@ class Fsdp2Backend(SingleBackend):
         if self.rank != 0:
             return None
         return {plain_name(name): value for name, value in state.items()}
+
+    def checkpoint_group(self) -> Any:
+        """A gloo group of all ranks."""
+        return self._checkpoint_group
 
 
 def fill(model: LossModel, weights: Weights, device: torch.device) -> None:

@@ -1,0 +1,131 @@
+"""Metrics to MLflow or Weights & Biases, where a run asks for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from msm_ray.errors import UserError
+
+FLUSH_SECONDS = 5.0  # between two requests to MLflow
+_PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
+
+
+class Tracker(Protocol):
+    """Takes the numbers of each step. What goes wrong with it must not stop a run."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """The numbers of one step."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left."""
+        ...
+
+
+def check_tracker(track: str) -> None:
+    """``UserError`` if the package that ``track`` needs is not installed."""
+    name = track.partition(":")[0]
+    if name and importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"training runtime: track is {track!r}, and the package {name} is not installed"
+            f" (pip install {_PACKAGES[name]})"
+        )
+
+
+def make_tracker(
+    track: str, folder: Path, config: Mapping[str, Any], failed: Callable[[str], None]
+) -> Tracker | None:
+    """The tracker that ``track`` names ("mlflow:URI", "wandb:PROJECT"), None for "".
+
+    ``folder`` keeps the id of its run, so that a run that is resumed goes on with the same one.
+    ``failed`` is told, in words, of requests that failed; they are tried again.
+    """
+    name, _, where = track.partition(":")
+    check_tracker(track)
+    if name == "mlflow":
+        return _Mlflow(where, folder, config, failed)
+    if name == "wandb":
+        return _Wandb(where, folder, config)
+    return None
+
+
+class _Mlflow:
+    """One MLflow run; numbers are sent together, every few seconds."""
+
+    def __init__(
+        self,
+        uri: str,
+        folder: Path,
+        config: Mapping[str, Any],
+        failed: Callable[[str], None],
+    ) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        self._metric: Any = Metric
+        self._client: Any = MlflowClient(tracking_uri=uri)
+        self._failed = failed
+        self._waiting: list[Any] = []
+        self._last = time.monotonic()
+        kept = folder / "mlflow-run"
+        if kept.is_file():
+            self._run = kept.read_text()
+            return
+        experiment = self._client.get_experiment_by_name("msm-ray")
+        number = (
+            experiment.experiment_id if experiment else self._client.create_experiment("msm-ray")
+        )
+        self._run = self._client.create_run(number).info.run_id
+        params = [Param(key, str(value)) for key, value in config.items()]
+        self._client.log_batch(self._run, params=params)
+        kept.write_text(self._run)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        self._waiting += [self._metric(k, float(v), now, step) for k, v in values.items()]
+        if time.monotonic() - self._last > FLUSH_SECONDS:
+            self._send()
+
+    def close(self) -> None:
+        if self._send():
+            self._client.set_terminated(self._run)
+
+    def _send(self) -> bool:
+        self._last = time.monotonic()
+        try:
+            while self._waiting:
+                self._client.log_batch(self._run, metrics=self._waiting[:1000])  # its limit
+                del self._waiting[:1000]
+        except Exception as error:  # whatever its transport raises: the run itself goes on
+            self._failed(f"MLflow: {' '.join(str(error).split())}")
+            return False
+        return True
+
+
+class _Wandb:
+    """One W&B run; its own process sends, and tries again."""
+
+    def __init__(self, project: str, folder: Path, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        kept = folder / "wandb-run"
+        if not kept.is_file():
+            kept.write_text(uuid.uuid4().hex)
+        self._run: Any = wandb.init(
+            project=project,
+            id=kept.read_text(),
+            resume="allow",
+            config=dict(config),
+            dir=str(folder),
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
