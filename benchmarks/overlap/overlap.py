@@ -1,6 +1,6 @@
 """Writing a corpus and training on it: at the same time, against one after the other.
 
-    python benchmarks/overlap/overlap.py --documents 4000 --out benchmarks/overlap/overlap.json
+    python benchmarks/overlap/overlap.py --documents 12000 --out benchmarks/overlap/overlap.json
     python benchmarks/overlap/overlap.py --documents 300 --turns 1   # does it work
 
 The micro comparison's own stages on one base and one spec. vLLM writes on one core through Ray
@@ -39,9 +39,9 @@ from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import Stage, run_dag
 
 ROOT = Path(__file__).parents[2]
-SPEC_SHARE = 0.1  # so that with 4,000 documents both halves take about as long
+SPEC_SHARE = 0.25  # so that with 12,000 documents both halves take about as long
 TIMED = ("training.json", "metrics.jsonl", "tensorboard/")  # files that hold seconds
-TOKENS = 30  # of a planned document that are trained on: it has about 40, and some are rejected
+TOKENS = 28  # of a planned document that are trained on: it has about 40, and some are rejected
 
 
 def experiment(documents: int, overlap: bool) -> Experiment:
@@ -128,7 +128,7 @@ def turn(documents: int, overlapped_first: bool, folder: Path) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--documents", type=int, default=4000, help="planned")
+    parser.add_argument("--documents", type=int, default=12000, help="planned")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
