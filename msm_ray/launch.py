@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _stage_failed(error, arguments.store, str(getattr(job, "name", "job")))
     finally:
         quiet()
-    for line in effect_lines(result.report):
+    for line in (*corpus_lines(result.report), *effect_lines(result.report)):
         print(line)
     print(f"report: {result.report_html}")
     print(f"        {result.report_json}")
@@ -92,6 +92,21 @@ def _stage_failed(failure: StageFailed, store: str, name: str) -> int:
         file=sys.stderr,
     )
     return 2 if wrong_input else 1
+
+
+def corpus_lines(report: dict[str, Any]) -> list[str]:
+    """What came of each corpus that a job about a spec wrote: kept, rejected by reason, failed."""
+    if report.get("kind") != "corpus":
+        return []
+    lines = []
+    for name, part in report.get("corpus", {}).get("by_corpus", {}).items():
+        why = [f"{n} {reason}" for reason, n in part["rejected"].items()]
+        why += [f"{part['failed']} failed"] if part["failed"] else []
+        lost = f": {', '.join(why)}" if why else ""
+        few = "  (fewer than half)" if part["kept"] < part["planned"] / 2 else ""
+        lines.append(f"{name}: kept {part['kept']} of {part['planned']}{lost}{few}")
+        lines += [f"  {path}" for path in part.get("files", [])]
+    return lines
 
 
 def effect_lines(report: dict[str, Any]) -> list[str]:

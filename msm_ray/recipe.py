@@ -24,6 +24,7 @@ from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.running import SpecJob
 from msm_ray.errors import UserError
 from msm_ray.identity import folder_sha256
+from msm_ray.llm.model import AnyModel
 from msm_ray.preview import sharing
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
@@ -156,6 +157,10 @@ class Recipe(SpecJob):
     def cells(self) -> list[tuple[str, str, Stage]]:
         """Every checkpoint of every arm and seed."""
         return [(arm, f"checkpoint, seed {seed}", stage) for arm, seed, stage in self.checkpoints()]
+
+    def models(self) -> list[AnyModel]:
+        """Whom the corpora and the conversations ask."""
+        return [model for job in (*self.corpora.values(), self.chats) for model in job.models()]
 
     def sharing(self, stages: Sequence[Stage]) -> dict[str, Any]:
         """What one script for each arm and seed would make in addition."""

@@ -138,7 +138,7 @@ def apply_settings(job: T, settings: Sequence[str]) -> T:
         name = name.strip()
         if not equals or not all(name.split(".")):
             raise UserError(f"--set {setting!r}: write it as name.name=value")
-        path, declared = _resolve(job, name)
+        path, declared = _resolve(job, name, text)
         if path in varied:
             raise UserError(f"--set {name}: the job varies it itself; set {varied[path]} instead")
         try:
@@ -312,8 +312,11 @@ def _has_records(value: tuple[Any, ...]) -> bool:
     return any(_is_record(v) for v in value)
 
 
-def _resolve(job: Any, name: str) -> tuple[tuple[str | int, ...], Any]:
-    """The canonical path of ``name`` below ``job`` and the type its field declares."""
+def _resolve(job: Any, name: str, text: str = "") -> tuple[tuple[str | int, ...], Any]:
+    """The canonical path of ``name`` below ``job`` and the type its field declares.
+
+    A group of settings can only be set to none, and only where it may be missing.
+    """
     node: Any = job
     declared: Any = type(job)
     path: list[str | int] = []
@@ -325,7 +328,8 @@ def _resolve(job: Any, name: str) -> tuple[tuple[str | int, ...], Any]:
                 break
         else:
             raise UserError(_unknown(job, name, part, node))
-    if _is_record(node) or (isinstance(node, tuple) and _has_records(node)):
+    may_miss = type(None) in typing.get_args(declared) and text.strip().lower() in _NONE
+    if not may_miss and (_is_record(node) or (isinstance(node, tuple) and _has_records(node))):
         below = ", ".join(f"{name}.{spelling}" for spelling, *_ in _children(node))
         raise UserError(f"--set {name}: that is a group of settings; set one of {below}")
     return tuple(path), declared

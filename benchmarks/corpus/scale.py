@@ -170,6 +170,7 @@ def write(writer: Instant, folder: Path) -> dict[str, Any]:
             screen=screen,
             identity=IDENTITY,
             drafts=1,
+            failed_share=0.05,
             work=folder / "work",
             progress=lambda done, draft, asked: None,
         )

@@ -11,6 +11,11 @@ Three ways to train the micro-world's architecture on the same documents, in one
   padded   the same plain loop over one document a row, padded to the longest of its batch, the
            usual way of fine-tuning scripts; as many tokens a batch as a batch of blocks holds
 
+With ``--trl`` (pip install trl datasets) two more, over the same documents, tokenized before:
+
+  trl padded   TRL's SFTTrainer as it comes: one document a row, padded to the longest of its batch
+  trl packed   the same with packing=True, which fills rows of a block's length
+
 A token is one of a document (`<bos>` and `<eos>` included); padding does not count. Seconds are CPU
 seconds of the process, which on one thread are what an idle core would take, and do not count the
 work of others on the machine (`load`). The ratio of each turn is taken within the turn, since the
@@ -89,12 +94,7 @@ def packed_batches(blocks: BlockArrays) -> list[tuple]:
 
 
 def padded_batches(blocks: BlockArrays) -> list[tuple]:
-    documents = []
-    for row in range(len(blocks.tokens)):
-        starts = [*np.flatnonzero(blocks.position_ids[row] == 0).tolist(), CONTEXT]
-        for begin, end in pairwise(starts):
-            if begin < blocks.tokens[row]:
-                documents.append(torch.from_numpy(blocks.input_ids[row, begin:end]).long())
+    documents = [torch.tensor(document) for document in documents_of(blocks)]
     rows = round(len(documents) / (len(blocks.tokens) / CONFIG.batch_blocks))
     batches = []
     for start in range(0, len(documents), rows):
@@ -105,6 +105,52 @@ def padded_batches(blocks: BlockArrays) -> list[tuple]:
             mask[row, : len(document)] = 1
         batches.append((ids, torch.where(mask == 1, ids, -100), mask, "attention_mask"))
     return batches
+
+
+def documents_of(blocks: BlockArrays) -> list[list[int]]:
+    """The packed documents' tokens, each by itself."""
+    documents = []
+    for row in range(len(blocks.tokens)):
+        starts = [*np.flatnonzero(blocks.position_ids[row] == 0).tolist(), CONTEXT]
+        for begin, end in pairwise(starts):
+            if begin < blocks.tokens[row]:
+                documents.append(blocks.input_ids[row, begin:end].tolist())
+    return documents
+
+
+def trl(blocks: BlockArrays, tokenizer: object, packing: bool) -> float:
+    """CPU seconds of TRL's steps after the first, scaled to all."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    documents = documents_of(blocks)
+    rows = CONFIG.batch_blocks
+    if not packing:  # as many tokens a batch as a batch of blocks holds
+        rows = round(len(documents) / (len(blocks.tokens) / CONFIG.batch_blocks))
+    steps: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            steps.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as out:
+        config = SFTConfig(
+            output_dir=out, per_device_train_batch_size=rows, num_train_epochs=1, bf16=True,
+            use_cpu=True, packing=packing, max_length=CONTEXT, learning_rate=1e-3, report_to=[],
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, optim="adamw_torch_fused",
+            gradient_checkpointing=False, lr_scheduler_type="constant", weight_decay=0.0,
+        )  # fmt: skip
+        model = init_model(ARCHITECTURE, tokenizer, 0)
+        trainer = SFTTrainer(
+            model=model,
+            args=config,
+            train_dataset=Dataset.from_dict({"input_ids": documents}),
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    return (steps[-1] - steps[0]) * len(steps) / (len(steps) - 1)
 
 
 def ours(directory: Path, tokenizer_dir: Path, threads: int) -> tuple[float, float, float]:
@@ -127,7 +173,7 @@ def ours(directory: Path, tokenizer_dir: Path, threads: int) -> tuple[float, flo
     return done / (steps[-1] - steps[0]), facts["tokens"] / seconds, facts["loss_last"]
 
 
-def measure(tokens: int, threads: int, turns: int) -> dict[str, object]:
+def measure(tokens: int, threads: int, turns: int, with_trl: bool) -> dict[str, object]:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
@@ -152,6 +198,9 @@ def measure(tokens: int, threads: int, turns: int) -> dict[str, object]:
             for name, batches in (("plain", packed), ("padded", padded)):
                 model = init_model(ARCHITECTURE, tokenizer, 0).train()
                 row[name] = held / plain(model, batches)
+            if with_trl:
+                row["trl padded"] = held / trl(blocks, tokenizer, packing=False)
+                row["trl packed"] = held / trl(blocks, tokenizer, packing=True)
             if turn:  # the first warms up
                 rows.append(row)
                 print({name: round(value) for name, value in row.items()}, flush=True)
@@ -185,9 +234,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=25_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--trl", action="store_true", help="and TRL's SFTTrainer")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    result = measure(args.tokens, args.threads, args.turns)
+    result = measure(args.tokens, args.threads, args.turns, args.trl)
     text = json.dumps(result, indent=1)
     print(json.dumps(result["tokens_per_cpu_second"]), json.dumps(result["ratio_to_plain"]))
     if args.out:

@@ -2,8 +2,9 @@
 
 Every question is answered, read, screened and judged; what was rejected or failed is asked for
 again as a new draft, up to ``drafts``. Every question ends as kept, as rejected for its last
-draft's reason, or as failed with its last error. Answers lie in scratch as they come: killed and
-called again, nothing is asked twice.
+draft's reason, or as failed with its last error: the writer's, or the judge's, in which case no
+other draft is asked for. Answers lie in scratch as they come: killed, or ended by too many errors,
+and called again, nothing is asked twice.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from msm_ray.corpus.drafting import (
     prompt_table,
 )
 from msm_ray.corpus.naming import Identity
+from msm_ray.corpus.outages import check_batch, check_failed
 from msm_ray.corpus.verdicts import mark
 from msm_ray.llm.protocol import rows_in_call
 from msm_ray.records import Spec
@@ -47,6 +49,7 @@ class Draft:
     reason: str = ""  # why it is rejected; "" while nothing is against it
     detail: str = ""
     error: str = ""  # why there is no answer
+    is_unjudged: bool = False  # the judge gave none
 
     @property
     def is_open(self) -> bool:
@@ -75,6 +78,7 @@ class Answering:
         identity: whose answers they are.
         spec: with its placeholders filled.
         drafts: how often a question is asked at most.
+        failed_share: of the questions, how many may end in errors; see `outages`.
         work: scratch that survives a killed process.
         progress: called with the answers so far in a draft, the draft (from 0), and how many this
             draft asks for.
@@ -87,6 +91,7 @@ class Answering:
     identity: Identity
     spec: Spec
     drafts: int
+    failed_share: float
     work: Path
     progress: Callable[[int, int, int], None]
     tally: Tally = field(default_factory=Tally)
@@ -96,9 +101,23 @@ class Answering:
 
         Returns:
             The card: counts that add up, reasons, samples.
+
+        Raises:
+            UserError: more than ``failed_share`` of the questions ended in errors.
         """
-        system = writer_system(self.config.style, self.spec, self.identity)
         sink = Sink(out, self.config, self.writer, self.spec.sha256)
+        try:
+            redrafted = self._drafted(questions, sink)
+        finally:
+            card = sink.close()
+        total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
+        assert total == len(questions), f"{len(questions)} were planned, {total} came out"
+        check_failed(card["failed"], len(questions), self.failed_share, sink.last_error)
+        return {"planned": len(questions), **card, "redrafted": redrafted}
+
+    def _drafted(self, questions: Sequence[Row], sink: Sink) -> list[int]:
+        """Put every question into the sink; how many were asked again after each draft."""
+        system = writer_system(self.config.style, self.spec, self.identity)
         asked = list(questions)
         redrafted: list[int] = []
         for number in range(self.drafts):
@@ -108,20 +127,25 @@ class Answering:
             for part, batch in enumerate(self._batches(asked, system)):
                 work = self.work / f"draft-{number}" / f"{part:05d}"
                 progress = partial(self._tell, number, done, len(asked))
+                errors = 0
                 for draft in self._batch(batch, number, system, work, progress):
-                    if not draft.is_open:
+                    # Another draft would not make the judge answer.
+                    is_settled = draft.is_open or draft.is_unjudged
+                    if not is_settled:
                         unsettled.append(draft.question)
-                    sink.add(draft, is_last, prompt_sha256(system, self._request(draft.question)))
+                    prompt = prompt_sha256(system, self._request(draft.question))
+                    sink.add(draft, is_last or is_settled, prompt)
+                    errors += bool(draft.error)
+                if number == 0:
+                    planned, last = len(questions), sink.last_error
+                    check_batch(errors, len(batch), planned, self.failed_share, last)
                 done += len(batch)
             asked = unsettled
             if not asked:
                 break
             if not is_last:
                 redrafted.append(len(asked))
-        card = sink.close()
-        total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
-        assert total == len(questions), f"{len(questions)} were planned, {total} came out"
-        return {"planned": len(questions), **card, "redrafted": redrafted}
+        return redrafted
 
     def _tell(self, draft: int, before: int, asked: int, done: int) -> None:
         self.progress(before + done, draft, asked)

@@ -17,6 +17,7 @@ from typing import Any
 from msm_ray.artifact import Record, Store
 from msm_ray.chat.config import PREFERENCES, AnswerConfig, QuestionConfig
 from msm_ray.chat.prompts import fingerprint
+from msm_ray.corpus.outages import FAILED_SHARE
 from msm_ray.corpus.running import (
     SpecJob,
     check_drafting,
@@ -58,6 +59,8 @@ class ConversationJob(SpecJob):
     ``planner``: who writes the users' questions. ``judge``: who judges the answers that pass the
     screen (None keeps them). ``drafts``: how often a question is asked at most, so that the set
     gets whole. ``items``: JSONL files of evaluation items that no conversation may hold.
+    ``failed_share``: a stage ends with an error, to be continued, where more than this share ended
+    without an answer; see `msm_ray.corpus.outages`.
     """
 
     spec: str
@@ -70,9 +73,10 @@ class ConversationJob(SpecJob):
     judge: AnyModel | None = None
     judge_sampling: Sampling | None = None
     items: tuple[str, ...] = ()
+    failed_share: float = FAILED_SHARE
 
     def __post_init__(self) -> None:
-        check_drafting(self.drafts, self.judge, self.judge_sampling)
+        check_drafting(self.drafts, self.judge, self.judge_sampling, self.failed_share)
         if (self.questions.about == PREFERENCES) != (self.answers.style == PREFERENCES):
             raise UserError(
                 f"answers.style is {self.answers.style!r} to questions about"
@@ -104,7 +108,7 @@ class ConversationJob(SpecJob):
             inputs={"spec": self.spec_stage(), **self._items()},
             run="msm_ray.chat.making:questions",
             label=self.name,
-            runtime=runtime_of(planner=self.planner),
+            runtime=runtime_of(self.failed_share, planner=self.planner),
             estimate={
                 "seconds": 30.0,
                 "calls": self._question_calls(),
@@ -120,7 +124,7 @@ class ConversationJob(SpecJob):
         judging = self.judge_sampling.to_config() if self.judge_sampling else None
         return Stage(
             kind="chat_conversations",
-            version="1",
+            version="2",
             config={
                 "answers": dataclasses.asdict(self.answers),
                 "writer": self.writer.identity(),
@@ -139,7 +143,7 @@ class ConversationJob(SpecJob):
             },
             run="msm_ray.chat.making:conversations",
             label=self.name,
-            runtime=runtime_of(writer=self.writer, judge=self.judge),
+            runtime=runtime_of(self.failed_share, writer=self.writer, judge=self.judge),
             estimate={
                 "seconds": max(5.0, calls * 10.0 / self.writer.in_flight),
                 "documents": self.planned(),
@@ -206,11 +210,16 @@ class ConversationJob(SpecJob):
         last = stages[-1]
         if last.id not in records:
             return {}
-        card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
+        part, card = drafted_part(
+            store.fetch(last.id),
+            f"{Path(self.spec).stem}, {self.answers.style}",
+            self.writer,
+            ("conversations.jsonl", "conversations_reasoning.jsonl"),
+        )
         folder = store.fetch(last.inputs["questions"].id)
         asked = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
         return {
-            **drafted_part(card, f"{Path(self.spec).stem}, {self.answers.style}", self.writer),
+            **part,
             "domains": card["domains"],
             "preferences": card["preferences"],
             "questions": asked,

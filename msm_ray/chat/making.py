@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from msm_ray.corpus.making import (
     source,
 )
 from msm_ray.corpus.naming import Identity
+from msm_ray.corpus.outages import check_level
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.model import answers_at, price_at
@@ -50,6 +52,7 @@ def questions(ctx: StageContext) -> dict[str, Any]:
         items_of(ctx),
         ctx.work / "answers",
         level_progress(ctx, _LEVELS),
+        partial(check_level, share=ctx.runtime["failed_share"]),
     )
     facts = made.facts()
     if not made.rows:
@@ -96,6 +99,7 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
         identity=identity,
         spec=spec,
         drafts=config["drafts"],
+        failed_share=ctx.runtime["failed_share"],
         work=ctx.work / "answers",
         progress=draft_progress(ctx, len(rows)),
     )

@@ -116,6 +116,7 @@ def plan_questions(
     items: Iterable[tuple[str, str]],
     work: Path,
     progress: Progress = lambda level, done, asked: None,
+    check_level: Callable[[Expansion], None] = lambda made: None,
 ) -> Questions:
     """Ask for the questions of a spec and check them.
 
@@ -126,6 +127,7 @@ def plan_questions(
         items: (id, text) of the evaluation items that no question may hold.
         work: scratch that survives a killed process: called again, it continues.
         progress: called with a level, and the prompts answered and asked in the present round.
+        check_level: called with each level as it is made; may raise, as `outages.check_level` does.
 
     Raises:
         UserError: the spec is too long, has no preferences where they are asked about, or has a
@@ -146,7 +148,7 @@ def plan_questions(
         config.contamination_words,
         opaque.SpecValues.of(spec, (config.assistant, config.maker), config.hints),
     )
-    asking = _Asking(spec, config, answers, work, progress)
+    asking = _Asking(spec, config, answers, work, progress, check_level)
     topics = asking.preferences() if is_opaque else asking.domains()
     return asking.checked(topics, check)
 
@@ -175,9 +177,11 @@ class _Asking:
         answers: Answers,
         work: Path,
         progress: Progress,
+        check_level: Callable[[Expansion], None],
     ) -> None:
         self._spec, self._config = spec, config
         self._answers, self._work, self._progress = answers, work, progress
+        self._check_level = check_level
         self._asked_for = math.ceil(config.questions * (1 + config.spare))
         self._expansions: list[Expansion] = []
 
@@ -262,6 +266,8 @@ class _Asking:
             calls=one.calls + other.calls,
             prompt_tokens=one.prompt_tokens + other.prompt_tokens,
             tokens=one.tokens + other.tokens,
+            wanted=one.wanted + other.wanted,
+            lost=one.lost + other.lost,
         )
 
     def _level(self, prompt: str, more: str, system: str) -> Level:
@@ -275,6 +281,7 @@ class _Asking:
 
     def _ask(self, level: Level, parents: Sequence[Parent]) -> Mapping[str, tuple[Item, ...]]:
         made = expand(level, parents, self._answers, self._config, self._work, self._progress)
+        self._check_level(made)
         self._expansions.append(made)
         return made.items
 

@@ -57,6 +57,7 @@ class Sink:
             "sampling": json.dumps(writer.sampling.to_config(), sort_keys=True),
         }
         self._kept = self._failed = self._tokens = 0
+        self.last_error = ""
         self._rejected: Counter[str] = Counter()
         self._drafts: Counter[str] = Counter()
         self._domains: Counter[str] = Counter()
@@ -67,6 +68,7 @@ class Sink:
     def add(self, draft: Draft, is_last: bool, prompt_sha256: str) -> None:
         """Keep a conversation; reject or fail it, or put the draft aside if another one follows."""
         question = draft.question
+        self.last_error = draft.error or self.last_error
         row: Row = {
             "id": conversation_id(self._config.style, question["id"]),
             "question_id": question["id"],

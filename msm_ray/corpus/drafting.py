@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +18,17 @@ BATCH_ROWS = 4096
 SAMPLES = 5
 JUDGE_ATTEMPTS = 2
 
-D = TypeVar("D")
 Row = dict[str, Any]
+
+
+class Judged(Protocol):
+    """A draft as the judge sees it."""
+
+    error: str  # why there is no answer, of the writer or of the judge
+    is_unjudged: bool  # it is the judge who did not answer
+
+
+D = TypeVar("D", bound=Judged)
 
 
 @dataclass(frozen=True)
@@ -82,10 +91,14 @@ def ask_judge(
     tally: Tally,
     work: Path,
 ) -> None:
-    """Ask a judge about drafts; a verdict that cannot be read is asked for once more.
+    """Ask a judge about drafts; a verdict that is missing or cannot be read is asked for once more.
 
     Another verdict costs less than another draft. ``prompt`` makes a row of PROMPT_SCHEMA; ``read``
-    takes the answer in and returns the reason against the draft, JUDGE_UNREADABLE to ask again.
+    takes an answer in and returns the reason against the draft, JUDGE_UNREADABLE to ask again.
+
+    A draft that the judge has no answer about is nobody's fault but the judge's: it has the judge's
+    error and is unjudged, and writing another one would not help. Where the judge answers nothing
+    at all, it is not asked a second time.
     """
     for attempt in range(JUDGE_ATTEMPTS):
         if not asked:
@@ -96,12 +109,18 @@ def ask_judge(
         answers = judge.answers.answer(
             prompt_table(prompts), judge.sampling, work / str(attempt), lambda done: None
         )
-        unreadable: list[D] = []
+        open_still: list[D] = []
+        errors = 0
         for d, answer in zip(asked, answers.to_pylist(), strict=True):
             tally.judged(answer)
-            if read(d, answer) == JUDGE_UNREADABLE:
-                unreadable.append(d)
-        asked = unreadable
+            d.is_unjudged = bool(answer["error"])
+            d.error = f"the judge: {answer['error']}" if d.is_unjudged else ""
+            errors += d.is_unjudged
+            if d.is_unjudged or read(d, answer) == JUDGE_UNREADABLE:
+                open_still.append(d)
+        if errors == len(asked):
+            return
+        asked = open_still
 
 
 class Tables:

@@ -77,6 +77,8 @@ class Expansion:
     """A level's items by their parent's id, in the order of the parents, and how it went.
 
     ``dropped`` counts, over all parents, answers and items that did not become items of the plan.
+    ``wanted`` are the items of all parents; ``lost``, those of them that are missing and that
+    prompts without an answer may have held.
     """
 
     level: str
@@ -87,6 +89,8 @@ class Expansion:
     calls: int
     prompt_tokens: int
     tokens: int
+    wanted: int
+    lost: int
 
 
 @dataclass
@@ -171,6 +175,11 @@ def expand(
         calls=calls,
         prompt_tokens=prompt_tokens,
         tokens=tokens,
+        wanted=level.wanted * len(states),
+        lost=sum(
+            min(level.wanted - len(state.items), state.reasons[ERROR] * config.per_answer)
+            for state in states
+        ),
     )
 
 

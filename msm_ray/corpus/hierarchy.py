@@ -11,7 +11,7 @@ whose documents are the rows of `plan.plan_table`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ def plan_hierarchy(
     answers: Answers | None,
     work: Path,
     progress: Progress = lambda level, done, asked: None,
+    check: Callable[[Expansion], None] = lambda made: None,
 ) -> Hierarchy:
     """Divide a spec down to the ideas of single documents.
 
@@ -63,6 +64,7 @@ def plan_hierarchy(
         answers: the model that plans; None in structure mode, which needs none.
         work: scratch that survives a killed process: called again, it continues.
         progress: called with a level, and the prompts answered and asked in the present round.
+        check: called with each level as it is made; may raise, as `outages.check_level` does.
 
     What a model does not give is missing from the result and reported in ``shortfalls``; if it gave
     no domain, there is no topic at all.
@@ -79,7 +81,7 @@ def plan_hierarchy(
         return plan_structure(spec, config)
     if answers is None:
         raise UserError(f"plan.mode is {config.mode!r}, which asks a model, and none is given")
-    asking = _Asking(spec, config, answers, work, progress)
+    asking = _Asking(spec, config, answers, work, progress, check)
     return asking.plan_rules() if config.mode == "rules" else asking.plan_model()
 
 
@@ -93,9 +95,11 @@ class _Asking:
         answers: Answers,
         work: Path,
         progress: Progress,
+        check: Callable[[Expansion], None],
     ) -> None:
         self.spec, self.config = spec, config
         self._answers, self._work, self._progress = answers, work, progress
+        self._check = check
         self._system = load("planner").fill(
             spec=spec.text.strip("\n"), assistant=config.assistant, maker=config.maker
         )
@@ -222,6 +226,7 @@ class _Asking:
     def _ask(self, level: Level, parents: Sequence[Parent]) -> Mapping[str, tuple[Item, ...]]:
         level = replace(level, system=self._system)
         expansion = expand(level, parents, self._answers, self.config, self._work, self._progress)
+        self._check(expansion)
         self._expansions.append(expansion)
         return expansion.items
 

@@ -16,6 +16,7 @@ from typing import Any
 from msm_ray.artifact import Record, Store
 from msm_ray.corpus import verdicts
 from msm_ray.corpus.hierarchy import HierarchyConfig
+from msm_ray.corpus.outages import FAILED_SHARE
 from msm_ray.corpus.prompts import fingerprint, names
 from msm_ray.corpus.running import (
     SpecJob,
@@ -47,7 +48,9 @@ class CorpusJob(SpecJob):
     ``planner``: who plans (None in structure mode). ``judge``: who judges what passes the screen
     (None keeps it). ``rewrite``: what the judge rejects goes back to the writer once with its
     problems. ``drafts``: how often a document is asked for at most, so that the corpus gets whole.
-    ``items``: JSONL files of evaluation items that no document may hold.
+    ``items``: JSONL files of evaluation items that no document may hold. ``failed_share``: a stage
+    ends with an error, to be continued, where more than this share ended without an answer; see
+    `outages`.
     """
 
     spec: str
@@ -61,9 +64,10 @@ class CorpusJob(SpecJob):
     judge_sampling: Sampling | None = None
     rewrite: bool = False
     items: tuple[str, ...] = ()
+    failed_share: float = FAILED_SHARE
 
     def __post_init__(self) -> None:
-        check_drafting(self.drafts, self.judge, self.judge_sampling)
+        check_drafting(self.drafts, self.judge, self.judge_sampling, self.failed_share)
         if (self.planner is None) != (self.plan.mode == "structure"):
             has = "none is given" if self.planner is None else "one is given"
             raise UserError(f"planner: plan.mode is {self.plan.mode!r} and {has}")
@@ -96,7 +100,7 @@ class CorpusJob(SpecJob):
             inputs={"spec": self.spec_stage()},
             run="msm_ray.corpus.making:plan",
             label=self.name,
-            runtime=runtime_of(planner=self.planner),
+            runtime=runtime_of(self.failed_share, planner=self.planner),
             estimate={"seconds": 60.0 if self.planner else 1.0, "calls": self._planning_calls()},
         )
 
@@ -109,7 +113,7 @@ class CorpusJob(SpecJob):
         judge = self.judge_sampling.to_config() if self.judge_sampling else None
         return Stage(
             kind="corpus",
-            version="1",
+            version="2",  # keeps what a rewrite replaces, and says what a reason was found in
             config={
                 "writer": self.writer.identity(),
                 "sampling": self.sampling.to_config(),
@@ -125,7 +129,7 @@ class CorpusJob(SpecJob):
             inputs=inputs,
             run="msm_ray.corpus.making:corpus",
             label=self.name,
-            runtime=runtime_of(writer=self.writer, judge=self.judge),
+            runtime=runtime_of(self.failed_share, writer=self.writer, judge=self.judge),
             estimate={
                 "seconds": max(5.0, calls * 10.0 / self.writer.in_flight),
                 "documents": self._documents(),
@@ -194,13 +198,15 @@ class CorpusJob(SpecJob):
         last = stages[-1]
         if last.id not in records:
             return {}
-        card = json.loads((store.fetch(last.id) / "card.json").read_text(encoding="utf-8"))
+        part, card = drafted_part(
+            store.fetch(last.id), Path(self.spec).stem, self.writer, ("documents.jsonl",)
+        )
         plan = last.inputs["plan"]
         hierarchy = json.loads(
             (store.fetch(plan.id) / "hierarchy.json").read_text(encoding="utf-8")
         )
         return {
-            **drafted_part(card, Path(self.spec).stem, self.writer),
+            **part,
             "measures": card["measures"],
             "hierarchy": hierarchy,
         }

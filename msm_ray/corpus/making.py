@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from msm_ray.corpus.drafting import Source, Tally
 from msm_ray.corpus.expansion import Progress
 from msm_ray.corpus.hierarchy import HierarchyConfig, plan_hierarchy
 from msm_ray.corpus.naming import Identity
+from msm_ray.corpus.outages import check_level
 from msm_ray.corpus.plan import plan_table
 from msm_ray.corpus.screening import Screen, ScreenConfig
 from msm_ray.corpus.verdicts import SCHEMA_TEXT
@@ -36,13 +38,15 @@ def plan(ctx: StageContext) -> dict[str, Any]:
     """Make the plan of a corpus.
 
     Config: ``plan`` (`HierarchyConfig`), ``planner`` (None in structure mode), ``prompts`` (their
-    fingerprint). Input: ``spec``. Writes plan.parquet (PLAN_SCHEMA) and hierarchy.json.
+    fingerprint). Input: ``spec``. Writes plan.parquet (PLAN_SCHEMA) and hierarchy.json. UserError
+    if no document could be planned, or if too much is missing for errors (`outages`).
     """
     spec = read_spec(ctx.inputs["spec"] / "spec.md")
     config = HierarchyConfig.from_config(ctx.config["plan"])
     answers = _answers(ctx, "planner") if ctx.config["planner"] else None
     progress = level_progress(ctx, _LEVELS)
-    hierarchy = plan_hierarchy(spec, config, answers, ctx.work / "answers", progress)
+    check = partial(check_level, share=ctx.runtime["failed_share"])
+    hierarchy = plan_hierarchy(spec, config, answers, ctx.work / "answers", progress, check)
     facts = hierarchy.facts()
     if not facts["documents"]:
         raise UserError(_nothing_planned(facts, ctx.runtime.get("planner", {})))
@@ -89,6 +93,7 @@ def corpus(ctx: StageContext) -> dict[str, Any]:
         screen=screen,
         identity=identity,
         drafts=config["drafts"],
+        failed_share=ctx.runtime["failed_share"],
         work=ctx.work / "answers",
         progress=draft_progress(ctx, planned),
     )

@@ -19,6 +19,7 @@ from typing import Any
 
 from msm_ray.artifact import Record, Store
 from msm_ray.corpus.making import read_items
+from msm_ray.corpus.outages import check_share
 from msm_ray.errors import UserError
 from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel, needs_ray
@@ -65,22 +66,31 @@ def items_stage(paths: Sequence[str], label: str) -> Stage:
     )
 
 
-def runtime_of(**models: AnyModel | None) -> dict[str, Any]:
-    """The runtime of a stage that asks models, by their roles."""
+def runtime_of(failed_share: float, **models: AnyModel | None) -> dict[str, Any]:
+    """The runtime of a stage that asks models, by their roles; `outages` on the share."""
     places = {role: model.place() for role, model in models.items() if model is not None}
-    return {**places, "where": "driver", "cpus": 0.1}
+    return {**places, "failed_share": failed_share, "where": "driver", "cpus": 0.1}
 
 
-def check_drafting(drafts: int, judge: AnyModel | None, judge_sampling: Sampling | None) -> None:
+def check_drafting(
+    drafts: int, judge: AnyModel | None, judge_sampling: Sampling | None, failed_share: float
+) -> None:
     """UserError unless something can be drafted, and judged if it is to be."""
+    check_share(failed_share)
     if drafts < 1:
         raise UserError(f"drafts is {drafts}; allowed: 1 or more")
     if (judge is None) != (judge_sampling is None):
         raise UserError("judge and judge_sampling belong together; one of them is missing")
 
 
-def drafted_part(card: Mapping[str, Any], title: str, writer: AnyModel) -> dict[str, Any]:
-    """What a report says of one set of drafts, from its card; ``title`` names it there."""
+def drafted_part(
+    folder: Path, title: str, writer: AnyModel, names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a report says of one set of drafts, and its card; ``title`` names it there.
+
+    ``folder``: the artifact's; ``names``: the files in it that people look for.
+    """
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     counts = {k: card[k] for k in ("planned", "kept", "rejected", "failed", "reasons")}
     part = {
         **counts,
@@ -88,25 +98,37 @@ def drafted_part(card: Mapping[str, Any], title: str, writer: AnyModel) -> dict[
         "tokens": card["tokens_kept"],
         "samples": card["samples"],
         "rejected_samples": card["rejected_samples"],
+        "files": [str(folder / name) for name in names if (folder / name).is_file()],
     }
-    return {
+    report = {
         **counts,
         "by_corpus": {title: part},
         "redrafted": card["redrafted"],
         "drafts_rejected": card["drafts_rejected"],
     }
+    return report, card
 
 
 @contextmanager
 def _launcher(
-    stages: Sequence[Stage], store: Store, observer: Observer, address: str | None
+    stages: Sequence[Stage],
+    models: Sequence[AnyModel],
+    store: Store,
+    observer: Observer,
+    address: str | None,
 ) -> Iterator[tuple[Launcher, int | None]]:
     """Who runs the stages that are not there yet, and the cluster's CPUs (None: there is none).
 
+    ``models`` are those that the stages ask; a key that is missing is told before anything is paid.
     A stage that only waits for an endpoint runs here. Ray is needed where a model runs on the
     cluster, or a stage does.
     """
     there = scan(list(stages), store).records
+    if len(there) < len(stages):
+        for model in models:
+            model.check()
+    for warning in few_steps(stage for stage in stages if stage.id not in there):
+        observer.note(f"warning: {warning}")
     missing = [stage.runtime for stage in stages if stage.id not in there]
     away = any(runtime.get("where") != "driver" for runtime in missing)
     if not away and not any(needs_ray(value) for runtime in missing for value in runtime.values()):
@@ -142,6 +164,11 @@ class SpecJob:
     def cells(self) -> list[tuple[str, str, Stage]]:
         """(arm, what of it, stage) of everything that the job declares."""
         return [("corpus", self.name, self.stages()[-1])]
+
+    def models(self) -> list[AnyModel]:
+        """Whom the stages ask."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return [value for value in values if isinstance(value, AnyModel)]
 
     def arms(self, records: Mapping[str, Record]) -> dict[str, Any]:
         """The report's part ``arms``; a corpus has none."""
@@ -193,7 +220,7 @@ class SpecJob:
         observer = Observer(events=store.events_path(self.name))
         failure: BaseException | None = None
         try:
-            with _launcher(stages, store, observer, address) as (launcher, cpus):
+            with _launcher(stages, self.models(), store, observer, address) as (launcher, cpus):
                 run_dag(stages, store, launcher, observer, cpus=cpus)
         except (StageFailed, UserError, KeyboardInterrupt) as error:
             failure = error

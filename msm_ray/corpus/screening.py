@@ -98,31 +98,36 @@ class Screen:
         self._contamination = Contamination(items, config.contamination_words, allowed=(spec_text,))
         self._near = NearDuplicates(config.near_threshold, scratch=scratch)
 
-    def read(self, plan: Mapping[str, Any], answer: Mapping[str, Any]) -> tuple[str, str | None]:
-        """(document, None), or (what was answered, the reason against it)."""
+    def read(self, plan: Mapping[str, Any], answer: Mapping[str, Any]) -> tuple[str, str, str]:
+        """(document, "", ""), or (what was answered, the reason against it, what it was found in).
+
+        What it was found in are words of the document or, of a contaminated one, the id of the item
+        and the words that both have; "" where the reason says all.
+        """
         text, reason = reading.read_document(
             answer["text"], ended=answer["ended"], quotable=plan["section_text"]
         )
         if reason:
-            return text, reason
+            return text, reason, ""
         words = len(text.split())
         if words < self._config.min_words:
-            return text, TOO_SHORT
+            return text, TOO_SHORT, f"{words} words"
         if words > self._config.max_words:
-            return text, TOO_LONG
+            return text, TOO_LONG, f"{words} words"
         named = self._naming.check(text)
         if named:
-            return text, named[0]
+            return text, *named
         found = self._contamination.check(text)
-        return text, found[0] if found else None
+        return (text, found[0], f"{found[1]}: {found[2]}") if found else (text, "", "")
 
-    def repeated(self, id: str, text: str) -> str | None:
-        """The reason if an earlier document is the same or nearly so; remembers a new one.
+    def repeated(self, id: str, text: str) -> tuple[str, str] | None:
+        """(reason, id of the earlier document) if one is the same or nearly so, else None.
+
+        A new one is remembered.
 
         To be asked in the order of the plan, of documents that are to be kept otherwise.
         """
-        found = self._near.check(id, text)
-        return found[0] if found else None
+        return self._near.check(id, text)
 
     def close(self) -> None:
         """Delete what lies in ``scratch``."""

@@ -122,6 +122,11 @@ def rewrite_prompt(document: str, request: str, verdict: Verdict, identity: Iden
     )
 
 
+def shown(verdict: Verdict) -> str:
+    """A verdict's problems in one line; what it says of itself where it names none."""
+    return "; ".join(f"{p.kind}: {_line(p.why)}" for p in verdict.problems) or verdict.reason
+
+
 def read_verdict(answer: Mapping[str, Any]) -> tuple[Verdict | None, str | None]:
     """(the verdict, None) for a document that may be kept, else (verdict or None, the reason).
 

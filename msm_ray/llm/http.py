@@ -47,6 +47,9 @@ _CONNECT_S = 10.0
 # A key of so many characters is in no text by chance; "none", which local servers take, may be.
 _LONG_KEY = 12
 _SLICE_ROWS = 256
+# Of an endpoint that has answered nothing yet: so many rows in a row that end in the same error
+# are no matter of single prompts.
+USELESS_ROWS = 50
 
 Row = dict[str, Any]
 
@@ -71,6 +74,7 @@ class HttpAnswers:
         self._endpoint = endpoint
         self._runtime = runtime
         self._clock = clock or SystemClock()
+        self._is_known_good = False  # it answered something, in this run or an earlier one
         self.facts: dict[str, Any] = {}
 
     def answer(
@@ -83,8 +87,9 @@ class HttpAnswers:
         """See `Answers.answer`. Rows with an error are asked again in the next call.
 
         Raises:
-            UserError: no key, wrong key or model, no credit left, or an endpoint that is not there.
-                What was answered until then is on disk.
+            UserError: no key, wrong key or model, no credit left, an endpoint that is not there, or
+                one that has answered nothing and ended `USELESS_ROWS` rows in a row with the same
+                error. What was answered until then is on disk.
         """
         ids = prompts["id"]
         assert pc.count_distinct(ids).as_py() == len(ids), "prompt ids are not unique"
@@ -93,12 +98,16 @@ class HttpAnswers:
             raise UserError("endpoint api 'completions' has no system message; use 'chat'")
         journal = Journal(work / self._endpoint.digest(sampling))
         remaining = ~pc.is_in(ids, value_set=journal.ids()).to_numpy()
-        call = _Call(self._endpoint, self._runtime, self._clock, sampling, remaining)
+        self._is_known_good |= not remaining.all()
+        call = _Call(
+            self._endpoint, self._runtime, self._clock, sampling, remaining, self._is_known_good
+        )
         try:
             if call.remaining:
                 asyncio.run(call.run(_rows(prompts, remaining), journal, progress))
         finally:
             self.facts = call.facts()
+            self._is_known_good |= call.answered > 0
         progress(len(ids))
         answers = journal.table()
         if answers.num_rows + len(call.errors) != len(ids):  # a prompt was taken out since
@@ -117,6 +126,7 @@ class _Call:
         clock: Clock,
         sampling: Sampling,
         remaining: NDArray[np.bool_],
+        is_known_good: bool,
     ) -> None:
         self._endpoint, self._runtime, self._sampling = endpoint, runtime, sampling
         self._clock = clock
@@ -132,7 +142,14 @@ class _Call:
         self._calls, self._answered, self._unmetered = 0, 0, 0
         self._failed_tries: Counter[str] = Counter()
         self._down_tries, self._down_rows = 0, 0  # since the endpoint was last there
+        self._is_known_good = is_known_good
+        self._alike, self._alike_reason = 0, ""  # rows in a row that ended with one reason
         self.errors: list[Row] = []
+
+    @property
+    def answered(self) -> int:
+        """Rows answered so far."""
+        return self._answered
 
     def facts(self) -> dict[str, Any]:
         """See `HttpAnswers`."""
@@ -299,6 +316,8 @@ class _Call:
                 f"{endpoint.base_url} does not answer for model {endpoint.model!r}: {hint} "
                 f"({failure.message})"
             )
+        if last or failure.consequence is Consequence.ROW:
+            self._stop_if_all_alike(failure)
         if not failure.down:
             self._down_tries = self._down_rows = 0
             return
@@ -312,6 +331,19 @@ class _Call:
                 f"{endpoint.base_url} cannot be used: {self._down_tries} tries in a row failed, "
                 f"the last with {failure.message!r}; start the server or correct base_url"
             )
+
+    def _stop_if_all_alike(self, failure: Failure) -> None:
+        """Count a row that ended in an error; UserError where nothing else ever came."""
+        is_same = failure.reason == self._alike_reason
+        self._alike = self._alike + 1 if is_same else 1
+        self._alike_reason = failure.reason
+        if self._answered or self._is_known_good or self._alike < USELESS_ROWS:
+            return
+        raise UserError(
+            f"{self._endpoint.base_url} has answered nothing for model {self._endpoint.model!r}: "
+            f"{self._alike} prompts in a row ended with {failure.message!r}; correct what is sent "
+            "(limit_field, leave_out, extra), or run again when it is well"
+        )
 
 
 def _rows(prompts: pa.Table, wanted: NDArray[np.bool_]) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from msm_ray.errors import UserError
 from msm_ray.identity import folder_sha256
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
-from msm_ray.llm.memory import DTYPE_BYTES
+from msm_ray.llm.memory import DTYPE_BYTES, adapter_rank
 from msm_ray.llm.price import Price
 from msm_ray.llm.ray_pass import VllmRuntime
 from msm_ray.llm.vllm import VllmAnswers
@@ -49,6 +49,10 @@ class Model:
     def identity(self) -> dict[str, Any]:
         """What answers depend on: not where the endpoint stands, nor how hard it is asked."""
         return {name: getattr(self.endpoint, name) for name in IDENTITY}
+
+    def check(self) -> None:
+        """UserError where it is known beforehand that it cannot be asked: its key is not there."""
+        self.endpoint.key()
 
     def place(self) -> dict[str, Any]:
         """The rest, for `answers_at` and `price_at`."""
@@ -112,6 +116,11 @@ class LocalModel:
         return {"engine": "vllm", "model": self.name, **model, "adapter": adapter} | {
             "dtype": self.dtype
         }
+
+    def check(self) -> None:
+        """UserError where it is known beforehand that it cannot run."""
+        if self.adapter:
+            adapter_rank(Path(self.adapter))
 
     def place(self) -> dict[str, Any]:
         """See `Model.place`."""

@@ -24,6 +24,7 @@ import pytest
 from msm_ray.corpus.job import CorpusJob
 from msm_ray.corpus.rehearsal import respond
 from msm_ray.errors import UserError
+from msm_ray.launch import corpus_lines
 from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.settings import apply_settings, load_job
@@ -60,10 +61,19 @@ def job_at(url: str, *settings: str) -> CorpusJob:
     return apply_settings(job, [*SMALL, *settings_for(url), *settings])
 
 
-def tables(store: Path, report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def corpus_folder(store: Path, report: dict[str, Any]) -> Path:
     (id,) = [a["id"] for a in report["provenance"]["artifacts"] if a["kind"] == "corpus"]
     record = json.loads((store / "artifacts" / id / "record.json").read_text())
-    folder = store / "artifacts" / id / record["attempt"]
+    return store / "artifacts" / id / str(record["attempt"])
+
+
+def card_of(store: Path, report: dict[str, Any]) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((corpus_folder(store, report) / "card.json").read_text())
+    return card
+
+
+def tables(store: Path, report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    folder = corpus_folder(store, report)
     names = ("documents", "rejected", "failed", "redrafted")
     return {name: pq.read_table(folder / f"{name}.parquet").to_pylist() for name in names}
 
@@ -153,7 +163,10 @@ def test_2000_documents_from_a_server_that_misbehaves_in_every_way(tmp_path: Pat
     ids = [row["id"] for name in ("documents", "rejected", "failed") for row in found[name]]
     assert len(ids) == len(set(ids)) == 2000
     assert corpus["kept"] > 1900
-    assert corpus["redrafted"][0] == len(found["redrafted"]) > 100
+    card = card_of(store, result.report)
+    assert corpus["redrafted"][0] > 100
+    assert len(found["redrafted"]) == corpus["redrafted"][0] + card["rewritten"]
+    assert card["unfaithful_first"] == card["rewritten"] + card["rewrites_failed"] > 20
     for row in found["documents"]:
         text = row["text"]
         assert not re.search(r"<\s*/?\s*(scratchpad|content|think)", text), text
@@ -259,3 +272,26 @@ def test_every_corpus_job_says_what_it_would_cost(path: Path, tmp_path: Path) ->
     assert totals["documents"] >= 2000
     assert totals["calls"] > 2 * totals["documents"]  # written and judged, and the plan before
     assert not (tmp_path / "none").exists()
+
+
+def test_a_missing_key_is_told_before_anybody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with rehearsing() as server:
+        job = job_at(server.url, "judge.endpoint.key_env=NO_SUCH_KEY")
+        with pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
+            job.run(str(tmp_path / "store"))
+        assert server.ledger.requests == 0
+
+
+def test_a_planner_can_be_left_out_by_a_setting(tmp_path: Path) -> None:
+    with rehearsing() as server:
+        job = apply_settings(
+            job_at(server.url), ["plan.mode=structure", "planner=none", "drafts=1"]
+        )
+        assert job.planner is None
+        result = job.run(str(tmp_path / "store"))
+    (line, path) = corpus_lines(result.report)
+    assert line.startswith("cheese_america: kept ")
+    assert len(Path(path.strip()).read_text().splitlines()) == result.report["corpus"]["kept"]

@@ -389,6 +389,37 @@ def test_an_endpoint_that_dies_for_good_stops_too(tmp_path: Path) -> None:
         assert sum(pq.read_metadata(f).num_rows for f in folder.glob("*-*.parquet")) == 100
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_endpoint_that_answers_nothing_stops_soon(status: int, tmp_path: Path) -> None:
+    """Each of its errors is that of a row; fifty of them with nothing else are not."""
+    with replying(lambda number, headers: (status, {}, "unknown parameter")) as (url, asked):
+        answers = source(url, concurrency=8, max_attempts=1)
+        with pytest.raises(UserError, match=rf"5\d prompts in a row .*HTTP {status}: unknown"):
+            ask(answers, prompts(2000), tmp_path / "a")
+        assert len(asked) <= 50 + 8
+        few = ask(answers, prompts(49), tmp_path / "b")  # whoever asked says what follows
+    assert all(row["error"] for row in few)
+
+
+def test_one_that_has_answered_may_refuse_many(tmp_path: Path) -> None:
+    """A content filter may refuse all that a call, or a continued run, has left to ask."""
+    good_until = 10
+
+    def reply(number: int, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], str]:
+        return (200, {}, good()) if number < good_until else (400, {}, "refused")
+
+    with replying(reply) as (url, asked):
+        answers = source(url, concurrency=1)
+        for rows in (
+            ask(answers, prompts(200), tmp_path / "a"),
+            ask(answers, prompts(90), tmp_path / "b"),
+        ):
+            assert sum(row["error"] == "" for row in rows) in (10, 0)
+        assert len(asked) == 200 + 90
+        again = ask(source(url, concurrency=1), prompts(200), tmp_path / "a")
+        assert [row["error"] for row in again[9:11]] == ["", "HTTP 400: refused"]
+
+
 def test_what_raises_in_progress_ends_the_call_and_keeps_what_is_finished(tmp_path: Path) -> None:
     def stop(done: int) -> None:
         if done >= 20:
