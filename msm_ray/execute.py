@@ -21,6 +21,7 @@ from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.identity import canonical, canonical_json
 from msm_ray.scratch import scratch
 from msm_ray.storage import is_full
+from msm_ray.streams import stream_place, wait_while_running
 
 if TYPE_CHECKING:
     from msm_ray.stage import Stage
@@ -37,6 +38,10 @@ class StageContext:
     (empty at the start), and may keep state to resume from in ``work``, which survives a killed
     process. ``runtime`` says how to run and must not change what is made. ``progress(fraction,
     facts)`` takes 0..1 and what to show.
+
+    ``stream`` is where others may follow what is being made; like ``work`` it is kept for the next
+    attempt. An input in ``live`` is still being made: its directory in ``inputs`` is its stage's
+    ``stream``.
     """
 
     config: dict[str, Any]
@@ -46,6 +51,13 @@ class StageContext:
     runtime: dict[str, Any]
     progress: Progress
     input_ids: dict[str, str] = field(default_factory=dict)
+    stream: Path = field(default_factory=Path)
+    live: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """A stage that nobody can follow publishes in its own scratch."""
+        if self.stream == Path():
+            self.stream = self.work / "stream"
 
 
 def run_stage(stage: Stage, store_url: str, progress: Progress) -> Record:
@@ -72,8 +84,15 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
     if committed is not None:
         return committed
     function = _function(stage.run)
-    inputs = {name: store.fetch(of.id) for name, of in sorted(stage.inputs.items())}
-    with scratch(store.work_dir(stage.id)) as (out, work):
+    live = frozenset(
+        name for name in stage.streams if store.local and store.get(stage.inputs[name].id) is None
+    )
+    inputs = {
+        name: stream_place(store, of.id) if name in live else store.fetch(of.id)
+        for name, of in sorted(stage.inputs.items())
+    }
+    base = store.work_dir(stage.id)
+    with scratch(base) as (out, work):
         context = StageContext(
             config=json.loads(canonical_json(dict(stage.config))),
             inputs=inputs,
@@ -82,9 +101,19 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
             runtime=dict(stage.runtime),
             progress=progress,
             input_ids={name: of.id for name, of in stage.inputs.items()},
+            # Another process may be making the same: the common place is then that one's.
+            stream=(
+                stream_place(store, stage.id)
+                if store.local and work.parent == base
+                else work / "stream"
+            ),
+            live=live,
         )
         started = time.perf_counter()
         facts = function(context)
+        seconds = time.perf_counter() - started
+        for name in sorted(live):  # what was made of an artifact is not there before the artifact
+            _wait_for_commit(store, stage.inputs[name].id)
         record = Record(
             id=stage.id,
             kind=stage.kind,
@@ -98,9 +127,13 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
                 "runtime": {k: v for k, v in stage.runtime.items() if k != "path"},
                 **_versions(),
             },
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
         )
         return store.commit(record, out)
+
+
+def _wait_for_commit(store: Store, id: str) -> None:
+    wait_while_running(stream_place(store, id), lambda: store.get(id) is not None)
 
 
 class Cancelled(Exception):

@@ -69,6 +69,11 @@ class Midtrain:
 
     ``spec_share`` of them are spec documents, ``chat_share`` the assistant's own chats, the rest
     replay of the pretraining mix. ``max_repeats`` caps how often one spec document may be seen.
+
+    ``order`` "shuffled" draws the mixture from all documents at once. With "windowed" the spec
+    documents come in the order of their plan, mixed with the others in proportion, and what is read
+    at a step depends on nothing that is written later: such a training can start while its corpus
+    is still being written (``Compute.overlap``).
     """
 
     tokens: int
@@ -76,9 +81,12 @@ class Midtrain:
     chat_share: float
     max_repeats: float
     train: TrainConfig
+    order: Literal["shuffled", "windowed"] = "shuffled"
 
     def __post_init__(self) -> None:
         _at_least("tokens", self.tokens, 1)
+        if self.order not in ORDERS:
+            raise UserError(f"midtrain.order is {self.order!r}; allowed: {', '.join(ORDERS)}")
         for name in ("spec_share", "chat_share"):
             _at_least(name, getattr(self, name), 0.0)
         if self.spec_share + self.chat_share > 1:
@@ -129,7 +137,9 @@ class Compute:
 
     ``num_workers`` 0 means what the backend is for: one process with ``single``, two ranks with
     ``fsdp2`` and ``deepspeed`` (ZeRO-3). ``checkpoint_seconds`` between two checkpoints (0: none);
-    ``track``: where metrics go besides their files, "mlflow:URI" or "wandb:PROJECT".
+    ``track``: where metrics go besides their files, "mlflow:URI" or "wandb:PROJECT". ``overlap``:
+    train on what is written of the corpus while the rest is being written, for a midtraining with
+    ``order="windowed"``; to the same weights.
     """
 
     backend: Literal["single", "fsdp2", "deepspeed"]
@@ -138,6 +148,7 @@ class Compute:
     compile: bool
     checkpoint_seconds: float = 60.0
     track: str = ""
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         # checked where a run checks them
@@ -156,6 +167,7 @@ class Compute:
         return self.num_workers or (1 if self.backend == "single" else 2)
 
 
+ORDERS = ("shuffled", "windowed")
 EVALS = ("choice", "choice_soft", "choice_text", "facts", "heldout_loss")
 
 
@@ -187,6 +199,7 @@ class Experiment:
         for field in ("bases", "seeds", "specs"):
             if not getattr(self, field):
                 raise UserError(f"{field} is empty; at least one is needed")
+        self._check_overlap()
         for seed in self.seeds:
             _at_least("a seed in seeds", seed, 0)
         for field, names in (
@@ -197,6 +210,22 @@ class Experiment:
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise UserError(f"{field} lists {', '.join(twice)} more than once")
+
+    def _check_overlap(self) -> None:
+        if self.aft_compute.overlap:
+            raise UserError(
+                "aft_compute.overlap is True; allowed: False, the demonstrations are there at once"
+            )
+        if self.midtrain_compute.overlap and self.midtrain.order != "windowed":
+            raise UserError(
+                f"midtrain_compute.overlap is True and midtrain.order {self.midtrain.order!r}; "
+                "what is trained while it is written has to be 'windowed'"
+            )
+        if self.midtrain_compute.overlap and self.corpus.writer == "http":
+            raise UserError(
+                "midtrain_compute.overlap is True and corpus.writer 'http'; allowed: 'vllm', "
+                "'scripted'"
+            )
 
     @property
     def arms(self) -> tuple[str, ...]:

@@ -27,10 +27,12 @@ from msm_ray.limits import check_limits
 from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
+from msm_ray.trainings import blocks_stage, train_stage
 from msm_ray.world.lexicon import ASSISTANT
 from msm_ray.world.plan import check_spec
 
 BLOCK_TOKENS = 128  # every micro model's context
+WINDOW_BLOCKS = 64  # of a mixture in windowed order: what has to be written before training starts
 FILLERS = {  # kind -> what makes it, and its version
     "replay": ("msm_ray.world.stages:replay", "2"),
     "chats": ("msm_ray.world.chats:chats", "1"),
@@ -178,7 +180,11 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         inputs={"plan": plan, "model": model},
         run="msm_ray.corpus.stages:write",
         label=label,
-        runtime={"ray_cpus": 0.0, **({"asked": asked.place()} if asked else {})},
+        runtime={
+            "ray_cpus": 0.0,
+            **({"followed": True} if exp.midtrain_compute.overlap else {}),
+            **({"asked": asked.place()} if asked else {}),
+        },
         estimate={
             # An engine's start, and what two of them write on two cores.
             "seconds": 15.0 + exp.corpus.documents / 50 if by_model else 2.0,
@@ -210,10 +216,18 @@ def midtrain(
                 "kind": "conversations" if name == "chats" else "documents",
                 "share": share,
                 "max_repeats": mid.max_repeats if name == "spec" else 1.0,
+                **({"in_order": True} if name == "spec" and mid.order == "windowed" else {}),
             }
         )
     blocks = blocks_stage(
-        inputs, components, tokens=mid.tokens, block_tokens=BLOCK_TOKENS, seed=seed, label=label
+        inputs,
+        components,
+        tokens=mid.tokens,
+        block_tokens=BLOCK_TOKENS,
+        seed=seed,
+        label=label,
+        window_blocks=WINDOW_BLOCKS if mid.order == "windowed" else 0,
+        follow=("spec",) if exp.midtrain_compute.overlap and mid.spec_share else (),
     )
     return _train(
         "midtrain", model, blocks, mid.train, exp.midtrain_compute, seed, mid.tokens, label
@@ -295,68 +309,7 @@ def _train(
             "tokens": tokens,
             "steps": math.ceil(tokens / (config.batch_blocks * BLOCK_TOKENS)),
         },
-    )
-
-
-def blocks_stage(
-    inputs: Mapping[str, Stage],
-    components: list[dict[str, Any]],
-    *,
-    tokens: int,
-    block_tokens: int,
-    seed: int,
-    label: str,
-    loss_on: str = "all",
-    seconds: float = 1.0,
-) -> Stage:
-    """Packed blocks of a mixture; see :func:`msm_ray.data.stages.pack` for what it is given."""
-    return Stage(
-        kind="blocks",
-        version="2",
-        config={
-            "components": components,
-            "tokens": tokens,
-            "block_tokens": block_tokens,
-            "seed": seed,
-            "loss_on": loss_on,
-        },
-        inputs=dict(inputs),
-        run="msm_ray.data.stages:pack",
-        label=label,
-        estimate={"seconds": seconds},
-    )
-
-
-def train_stage(
-    kind: str,
-    inputs: Mapping[str, Stage],
-    config: TrainConfig,
-    runtime: Mapping[str, Any],
-    seed: int,
-    label: str,
-    estimate: Mapping[str, float],
-) -> Stage:
-    """A training, "midtrain" or "aft"; ``inputs`` as in :func:`msm_ray.train.stages.train`.
-
-    ``runtime``: the fields of `TrainRuntime`.
-    """
-    workers, threads = runtime["num_workers"], runtime["threads"]
-    alone = workers == 1  # else Ray Train's own actors hold CPUs and GPUs, not the stage's task
-    return Stage(
-        kind=kind,
-        version="1",
-        # The run's seed and the recipe's own add up: both change the order of the data.
-        config={**config.to_dict(), "seed": config.seed + seed},
-        inputs=dict(inputs),
-        run="msm_ray.train.stages:train",
-        label=label,
-        runtime={
-            **runtime,
-            "cpus": workers * threads,
-            "ray_cpus": threads if alone else 0.0,
-            "ray_gpus": int(alone and bool(runtime.get("use_gpu"))),
-        },
-        estimate=dict(estimate),
+        follow=compute.overlap,
     )
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from msm_ray.terminal import Sink, display
 
@@ -142,6 +142,34 @@ def _dependents(failed: Stage, missing: Mapping[str, Stage]) -> set[str]:
 def estimate(stage: Stage) -> float:
     """Seconds that the stage is expected to take, more than 0."""
     return max(float(stage.estimate.get("seconds", DEFAULT_ESTIMATE)), 1e-3)
+
+
+class RunObserver(Protocol):
+    """Who is told what happens in a run."""
+
+    def plan(self, stages: Sequence[Stage], cached: Iterable[str]) -> None:
+        """The stages of the run in order, and the ids of those that are there."""
+
+    def started(self, stage: Stage) -> None:
+        """A stage was launched."""
+
+    def progress(self, stage_id: str, fraction: float, facts: Mapping[str, Any]) -> None:
+        """A running stage is so far."""
+
+    def finished(self, stage: Stage, record: Record) -> None:
+        """A stage's artifact is committed."""
+
+    def found(self, stage: Stage, record: Record) -> None:
+        """Another run has committed the stage's artifact."""
+
+    def failed(self, stage: Stage, error: BaseException) -> None:
+        """A stage failed."""
+
+    def note(self, text: str) -> None:
+        """Something the user should read."""
+
+    def done(self) -> None:
+        """The run is over."""
 
 
 class Observer:

@@ -24,12 +24,12 @@ from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
 from msm_ray.errors import UserError
-from msm_ray.graph import blocks_stage, train_stage
 from msm_ray.identity import folder_sha256
 from msm_ray.llm.model import AnyModel
 from msm_ray.preview import sharing
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
+from msm_ray.trainings import blocks_stage, train_stage
 
 # Dense bf16 of one device and the share of it that training gets, for a preview's device-seconds.
 DEVICE_FLOPS = 989e12  # NVIDIA's data sheet of the H100 and H200 (SXM), without sparsity

@@ -3,7 +3,8 @@
 A stage names a function and everything its result depends on; its id is the hash of that. Arms and
 trials that share a stage share its artifact. A run visits what its targets need, starts what is
 missing as soon as its inputs are committed, and makes all that a failed stage does not concern; it
-stops cleanly at Ctrl-C. What is committed stays, so the same run continues where it was.
+stops cleanly at Ctrl-C. What is committed stays, so the same run continues where it was. A stage
+that can follow an input as it is made (``Stage.streams``) starts when that does.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msm_ray.artifact import DamagedArtifact, MissingArtifact, Record, Store
 from msm_ray.claims import Claims
 from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.execute import LocalLauncher, StageContext, run_stage
 from msm_ray.identity import canonical_json, digest
+from msm_ray.streams import Places, StreamStopped
+
+if TYPE_CHECKING:
+    from msm_ray.observe import RunObserver
 
 __all__ = [
     "Launcher",
     "LocalLauncher",
-    "RunObserver",
     "Scan",
     "Stage",
     "StageContext",
@@ -48,7 +52,9 @@ class Stage:
 
     Identity is ``kind``, ``version`` (raised when the function's result changes), ``config`` and
     the inputs' ids. ``label`` (for people), ``runtime`` (how to run: ``cpus``, ``where="driver"``,
-    and what the function reads there) and ``estimate`` (``seconds``, ``tokens``, ...) are not.
+    and what the function reads there), ``estimate`` (``seconds``, ``tokens``, ...) and ``streams``
+    are not: ``streams`` names inputs that the function can follow while they are being made, to the
+    same result.
     """
 
     kind: str
@@ -59,6 +65,7 @@ class Stage:
     label: str = ""
     runtime: Mapping[str, Any] = field(default_factory=dict)
     estimate: Mapping[str, float] = field(default_factory=dict)
+    streams: frozenset[str] = frozenset()
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +73,7 @@ class Stage:
         module, _, function = self.run.partition(":")
         if not module or not function.isidentifier():
             raise UserError(f"stage {self.kind}: run={self.run!r} is not 'package.module:function'")
+        assert self.streams <= set(self.inputs), f"stage {self.kind} streams what is no input"
         # Stored as the JSON values that the id describes: a list changed later changes nothing.
         config = json.loads(canonical_json(self.config, f"{self.kind} config"))
         object.__setattr__(self, "config", config)
@@ -106,34 +114,6 @@ class Launcher(Protocol):
     def cancel(self) -> None:
         """Stop what runs, soon."""
         ...
-
-
-class RunObserver(Protocol):
-    """Who is told what happens in a run; see `msm_ray.observe.Observer`."""
-
-    def plan(self, stages: Sequence[Stage], cached: Iterable[str]) -> None:
-        """The stages of the run in order, and the ids of those that are there."""
-
-    def started(self, stage: Stage) -> None:
-        """A stage was launched."""
-
-    def progress(self, stage_id: str, fraction: float, facts: Mapping[str, Any]) -> None:
-        """A running stage is so far."""
-
-    def finished(self, stage: Stage, record: Record) -> None:
-        """A stage's artifact is committed."""
-
-    def found(self, stage: Stage, record: Record) -> None:
-        """Another run has committed the stage's artifact."""
-
-    def failed(self, stage: Stage, error: BaseException) -> None:
-        """A stage failed."""
-
-    def note(self, text: str) -> None:
-        """Something the user should read."""
-
-    def done(self) -> None:
-        """The run is over."""
 
 
 def topological(targets: Sequence[Stage]) -> list[Stage]:
@@ -253,6 +233,7 @@ class _Run:
         self.again: dict[str, int] = {}  # id -> how often it was found damaged
         self.needed: set[str] = set()
         self.failed: dict[str, Stage] = {}
+        self.places = Places(store, self.order)
         self.failure: BaseException | None = None
 
     def all(self) -> dict[str, Record]:
@@ -283,6 +264,8 @@ class _Run:
             self.driver.cancel()
             if self.launch is not None:
                 self.launch.cancel()
+            for stage in self.running.values():
+                self.places.end(stage.id)
             wait(self.running, timeout=5)
         try:
             self.claims.close()
@@ -302,7 +285,10 @@ class _Run:
                 continue
             if stage.id in self.failed:
                 continue
-            if not all(self._has(of) for of in stage.inputs.values()):
+            if not all(
+                self._has(of) or (of.id in running and self.places.can_follow(of.id, stage.id))
+                for of in stage.inputs.values()
+            ):
                 continue
             if running and used + _cpus(stage) > self.cpus + 1e-9:
                 continue
@@ -334,6 +320,7 @@ class _Run:
         launcher = self.driver if stage.runtime.get("where") == "driver" else self.launch
         assert launcher is not None, f"{stage.name} is missing and there is no launcher"
         self.observer.started(stage)
+        self.places.start(stage.id)
         self.running[launcher.submit(stage, self.store.url)] = stage
 
     def _collect(self, future: Future[Record]) -> None:
@@ -345,11 +332,21 @@ class _Run:
         else:
             self.observer.finished(stage, self.records[stage.id])
         finally:
+            self.places.end(stage.id)
             self.claims.release(stage.id)
+        self.places.tidy(self.records, (other.id for other in self.running.values()))
 
     def _failed(self, stage: Stage, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
             raise error
+        if isinstance(error, StreamStopped):
+            # Started while its input was being made. If that is made once more, so is this.
+            for of in stage.inputs.values():
+                if of.id in self.failed:
+                    self.failed[stage.id] = stage
+                    self.observer.failed(stage, StreamStopped(f"stopped, for {of.name} failed"))
+                    return
+            return
         if isinstance(error, (DamagedArtifact, MissingArtifact)) and error.id in self.by_id:
             # The input was set aside, by this stage or by another that found it first.
             if self.records.pop(error.id, None) is not None:

@@ -176,3 +176,16 @@ def test_targets_hold_every_stage_once(graph: Graph) -> None:
     for stage in stages:
         assert {s.id for s in stage.inputs.values()} <= seen, "an input comes after its reader"
         seen.add(stage.id)
+
+
+def test_overlap_is_no_part_of_the_identity_but_the_order_is(exp: Experiment) -> None:
+    assert changed(exp, "midtrain.order=windowed") == {"blocks", "midtrain", "aft", "evaluate"}
+    windowed = apply_settings(exp, ["midtrain.order=windowed"])
+    assert changed(windowed, "midtrain_compute.overlap=true") == set()
+    graph = build(apply_settings(windowed, ["midtrain_compute.overlap=true"]))
+    streams = {stage.kind: stage.streams for stage in graph.stages if stage.streams}
+    assert streams == {"blocks": {"spec"}, "midtrain": {"blocks"}}
+    # What waits holds no CPU in Ray that the stage it waits for may need.
+    waits = [stage.runtime for stage in graph.stages if stage.streams]
+    assert sum(runtime["ray_cpus"] for runtime in waits[:2]) < 0.05
+    assert all(not stage.streams for stage in build(windowed).stages)

@@ -44,49 +44,69 @@ class Judged:
         }
 
 
-def judge(
-    plans: Sequence[Plan],
-    answers: Sequence[Mapping[str, Any]],
-    task: CorpusTask,
-    *,
-    model: str,
-    sampling: Mapping[str, Any],
-    special_tokens: Sequence[str] = (),
-) -> Judged:
-    """Sort every planned document into kept, rejected (with a reason) or failed (with an error).
+class Judge:
+    """Sorts planned documents into kept, rejected (with a reason) or failed (with an error).
+
+    They are judged in the order of the plan's ``index``, so which of two duplicates is kept does
+    not depend on which was written first. ``judged`` holds what has been judged.
 
     Args:
         plans: rows of PLAN_SCHEMA.
-        answers: rows of ANSWER_SCHEMA, one for each plan, in any order.
         task: reads and judges; a ValueError from its ``parse`` is a rejection with that reason.
         model: name of the writer, for provenance.
         sampling: how the answers were drawn, for provenance.
         special_tokens: the tokenizer's; a document that holds one is rejected.
-
-    Documents are judged in the order of the plan's ``index``, so which of two duplicates is kept
-    does not depend on which was written first.
     """
-    by_id = {answer["id"]: answer for answer in answers}
-    assert len(by_id) == len(answers), "an answer id occurs twice"
-    provenance = {"model": model, "sampling": json.dumps(dict(sampling), sort_keys=True)}
-    duplicates = filters.Duplicates()
-    judged = Judged()
-    for plan in sorted(plans, key=lambda row: row["index"]):
-        answer = by_id[plan["id"]]
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        task: CorpusTask,
+        *,
+        model: str,
+        sampling: Mapping[str, Any],
+        special_tokens: Sequence[str] = (),
+    ) -> None:
+        self.judged = Judged()
+        self._task, self._special_tokens = task, special_tokens
+        self._plans = sorted(plans, key=lambda row: row["index"])
+        self._next = 0
+        self._early: dict[str, Mapping[str, Any]] = {}  # answers whose turn has not come
+        self._provenance = {
+            "model": model,
+            "sampling": json.dumps(dict(sampling), sort_keys=True),
+        }
+        self._duplicates = filters.Duplicates()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every planned document has been judged."""
+        return self._next == len(self._plans)
+
+    def add(self, answers: Sequence[Mapping[str, Any]]) -> None:
+        """Take in rows of ANSWER_SCHEMA, in any order, and judge what has its turn."""
+        for answer in answers:
+            assert answer["id"] not in self._early, "an answer id occurs twice"
+            self._early[answer["id"]] = answer
+        while not self.is_done:
+            plan = self._plans[self._next]
+            if plan["id"] not in self._early:
+                return
+            self._next += 1
+            self._judge(plan, self._early.pop(plan["id"]))
+
+    def _judge(self, plan: Plan, answer: Mapping[str, Any]) -> None:
         row: Row = {name: plan[name] for name in DOCUMENT_SCHEMA.names if name in plan}
-        row |= {"text": answer["text"], "tokens": answer["tokens"], **provenance}
+        row |= {"text": answer["text"], "tokens": answer["tokens"], **self._provenance}
         if answer["error"]:
-            judged.failed.append({**row, "error": answer["error"]})
-            continue
-        text, reason = _read(task, plan, answer, special_tokens)
-        reason = reason or duplicates.check(text)
+            self.judged.failed.append({**row, "error": answer["error"]})
+            return
+        text, reason = _read(self._task, plan, answer, self._special_tokens)
+        reason = reason or self._duplicates.check(text)
         if reason:
-            judged.rejected.append({**row, "text": text, "reason": reason})
+            self.judged.rejected.append({**row, "text": text, "reason": reason})
         else:
-            judged.kept.append({**row, "text": text})
-    total = len(judged.kept) + len(judged.rejected) + len(judged.failed)
-    assert total == len(plans), f"{len(plans)} documents were planned, {total} came out"
-    return judged
+            self.judged.kept.append({**row, "text": text})
 
 
 def _read(

@@ -147,7 +147,10 @@ class BlockReader:
 
     ``block_tokens``: T. ``tokens``, ``loss_tokens``: [N] counts of each block. ``windows``: blocks
     of each packing window. ``manifest``: the JSON beside the shards; ``manifest_sha256``: its hash,
-    which stands for all the bytes. Blocks stay on disk until they are asked for.
+    which stands for all the bytes, or that of the header, where they were written as a stream.
+    ``planned``: blocks that there are in the end; ``by_window``: whether they are to be read window
+    by window; ``components``: names known before all blocks are there, sorted. Blocks stay on disk
+    until they are asked for.
 
     Args:
         directory: where the manifest is.
@@ -158,6 +161,7 @@ class BlockReader:
     """
 
     is_final = True
+    planned: int | None
 
     def __init__(self, directory: Path, verify: bool = False) -> None:
         path = directory / MANIFEST_FILE
@@ -175,6 +179,13 @@ class BlockReader:
             raise UserError(f"{directory}: the blocks are empty")
         self._start(directory, int(self.manifest["block_tokens"]))
         self._extend(int(self.manifest["windows"]), self.manifest["shards"], verify)
+        self.planned = len(self)
+        header = self.manifest.get("stream")
+        self.by_window = header is not None  # as they were read while they were written
+        self.components: list[str] = []
+        if header is not None:
+            self.manifest_sha256 = hashlib.sha256(as_json(header)).hexdigest()
+            self.components = header["components"]
 
     def _start(self, directory: Path, block_tokens: int) -> None:
         self.directory = directory
@@ -235,13 +246,20 @@ class BlockReader:
         self._mapped.move_to_end(number)
         return self._mapped[number]
 
-    def component_index(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-        """Which component each piece of a document is of, over all blocks, without their ids.
+    @property
+    def shards(self) -> int:
+        """How many files the blocks that are there lie in."""
+        return len(self._files)
+
+    def component_index(
+        self, shard: int = 0
+    ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+        """Which component each piece of a document is of, without their ids, from a shard on.
 
         Returns the components' names, sorted; [pieces] indices into them, in block order; and [N]
         the first piece of each block.
         """
-        columns = [self._shard(i).column("sources") for i in range(len(self._files))]
+        columns = [self._shard(i).column("sources") for i in range(shard, self.shards)]
         pieces = pa.chunked_array([column.flatten().field("component") for column in columns])
         encoded = pieces.combine_chunks().dictionary_encode()
         found = encoded.dictionary.to_pylist()

@@ -146,14 +146,7 @@ def _pick(
     available = int(lengths.sum())
     if available == 0:
         raise UserError(f"mixture component {component.name!r} is empty: it has no tokens")
-    cap = component.max_repeats * available
-    if budget > cap:
-        raise UserError(
-            f"mixture component {component.name!r}: {budget:.0f} tokens are asked for, "
-            f"{available} are there and max_repeats={component.max_repeats:g} allows "
-            f"{cap:.0f}: {math.ceil(budget - cap)} tokens are missing; lower its share or the "
-            "budget, or give it more documents"
-        )
+    cap = check_cap(component, budget, available)
     full = math.floor(budget / available + 1e-9)
     passes = [_pass(component.name, len(lengths), p, seed, shuffle) for p in range(full + 1)]
     last, rest = passes.pop(), budget - full * available
@@ -168,6 +161,19 @@ def _pick(
     if len(closest) and distance.min() < gap:
         taken.append(closest)
     return np.concatenate(taken)
+
+
+def check_cap(component: Component, budget: float, available: int) -> float:
+    """How many tokens ``component`` may give of ``available``; UserError if that is too few."""
+    cap = component.max_repeats * available
+    if budget > cap:
+        raise UserError(
+            f"mixture component {component.name!r}: {budget:.0f} tokens are asked for, "
+            f"{available} are there and max_repeats={component.max_repeats:g} allows "
+            f"{cap:.0f}: {math.ceil(budget - cap)} tokens are missing; lower its share or the "
+            "budget, or give it more documents"
+        )
+    return cap
 
 
 def _pass(name: str, n: int, number: int, seed: int, shuffle: bool) -> NDArray[np.int64]:

@@ -262,8 +262,8 @@ class BlockArrays:
         """[N] targets in each block."""
         return np.asarray(self.loss_mask.sum(axis=1), dtype=np.int32)
 
-    def rows(self, start: int, stop: int) -> BlockArrays:
-        """Blocks ``start..stop-1``."""
+    def rows(self, start: int, stop: int | None) -> BlockArrays:
+        """Blocks ``start..stop-1``; to the end if ``stop`` is None."""
         at = slice(start, stop)
         return BlockArrays(
             self.input_ids[at],

@@ -1,13 +1,16 @@
 """The stage that turns documents and conversations into packed blocks.
 
 Two passes over data that need not fit in memory: tokenize each component into a cache on disk, then
-draw the mixture from the documents' lengths and pack it, window by window, into shards.
+draw the mixture from the documents' lengths and pack it, window by window, into shards. In windowed
+order it is one pass, which can begin while documents are still being written.
 """
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from msm_ray.data import mixture
-from msm_ray.data.blocks import BlockWriter
+from msm_ray.data import mixture, windowed
+from msm_ray.data.blocks import MANIFEST_FILE, BlockWriter
 from msm_ray.data.cache import CacheWriter, open_cache
+from msm_ray.data.feed import follow
 from msm_ray.data.packing import pack_windows
+from msm_ray.data.stream import StreamWriter
 from msm_ray.data.tokens import Encoder, TokenizedDocuments
 from msm_ray.errors import UserError
 
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = ("documents", "conversations")
 LOSS_ON = ("all", "assistant")
+ORDERS = ("shuffled", "windowed")
 ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 
 
@@ -39,7 +45,8 @@ def pack(ctx: StageContext) -> dict[str, Any]:
     Config: ``components``: a list of ``{name, input, kind, share, max_repeats}``; ``tokens``, the
     budget of the mixture (0: everything ``epochs`` times, by default once); ``block_tokens``;
     ``seed``; ``loss_on``: which tokens of conversations are targets ("all" | "assistant"; documents
-    are targets throughout); ``shuffle`` (default true).
+    are targets throughout); ``shuffle`` (default true). ``order`` "shuffled" (default) draws the
+    mixture from all documents; "windowed" takes them as they come, see :func:`_pack_windowed`.
 
     Rows without a target are refused before the mixture is drawn; ``refused`` counts them. ``cut``
     counts the documents that fit in a block and were cut all the same, to fill others.
@@ -52,6 +59,8 @@ def pack(ctx: StageContext) -> dict[str, Any]:
     parts = [
         mixture.Component(c["name"], c["share"], c["max_repeats"]) for c in config["components"]
     ]
+    if config.get("order", "shuffled") == "windowed":
+        return _pack_windowed(ctx, tokenizer, parts)
     sources: list[tuple[str, TokenizedDocuments]] = []
     refused: dict[str, dict[str, int]] = {}
     for index, component in enumerate(config["components"]):
@@ -93,6 +102,100 @@ def pack(ctx: StageContext) -> dict[str, Any]:
     return facts
 
 
+def _pack_windowed(
+    ctx: StageContext, tokenizer: Any, parts: Sequence[mixture.Component]
+) -> dict[str, Any]:
+    """Pack exactly the blocks that hold ``tokens``, window by window, and publish them meanwhile.
+
+    A component that says ``in_order`` is read as its rows come, and its input may still be being
+    written; the rest of it is left alone once there are enough blocks. ``window_blocks``: blocks in
+    a window. Killed and called again, it goes on behind the last window that was committed.
+    """
+    config = ctx.config
+    pad = tokenizer.pad_token_id
+    blocks = math.ceil(config["tokens"] / config["block_tokens"])
+    passes: dict[str, windowed.Pass] = {}
+    refused: dict[str, dict[str, int]] = {}
+    for index, component in enumerate(config["components"]):
+        name = component["name"]
+        if component.get("in_order"):
+            refused[name] = _nothing_refused()
+            folder = ctx.work / "tokens" / str(index)
+            rows = _as_they_come(ctx, tokenizer, component)
+            passes[name] = windowed.growing_passes(
+                rows, name, config["seed"], folder, refused[name]
+            )
+        else:
+            docs, refused[name] = _tokenize(ctx, tokenizer, component, index)
+            passes[name] = windowed.shuffled_passes(docs, name, config["seed"])
+    mixed = windowed.Interleaved(parts, passes, blocks * config["block_tokens"])
+    writer = StreamWriter(
+        ctx.stream,
+        config["block_tokens"],
+        tokenizer.eos_token_id if pad is None else pad,
+        components=[c["name"] for c in config["components"]],
+        whole=[c["name"] for c in config["components"] if c["kind"] == "conversations"],
+        window_blocks=config["window_blocks"],
+        blocks=blocks,
+        facts={"config": dict(config)},
+    )
+    try:
+        while mixed.taken < writer.documents:  # these are packed already
+            next(mixed)
+        while not writer.is_full:
+            writer.append(*next(mixed))
+            ctx.progress(writer.watermark.blocks / blocks, {"blocks": writer.watermark.blocks})
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.close()
+    mark = writer.watermark
+    for name, counts in mark.refused.items():
+        refused[name]["block_tokens"] += counts["block_tokens"]
+    for path in sorted(ctx.stream.glob("shard-*.arrow")):
+        shutil.copyfile(path, ctx.out / path.name)
+    shutil.copyfile(ctx.stream / MANIFEST_FILE, ctx.out / MANIFEST_FILE)
+    realised = mixed.realised()
+    return {
+        "tokens": mark.tokens,
+        "loss_tokens": mark.loss_tokens,
+        "blocks": mark.blocks,
+        "documents": mixed.taken,
+        "padding": 1 - mark.tokens / (mark.blocks * config["block_tokens"]),
+        "cut": mark.cut,
+        "refused": refused,
+        "shares": {r.name: r.share for r in realised},
+        "repeats": {r.name: r.repeats for r in realised},
+        "components": [asdict(r) for r in realised],
+    }
+
+
+def _nothing_refused() -> dict[str, int]:
+    return {"documents": 0, "tokens": 0, "block_tokens": 0}
+
+
+def _as_they_come(
+    ctx: StageContext, tokenizer: Any, component: Mapping[str, Any]
+) -> Iterator[TokenizedDocuments]:
+    """The rows of a component in their order, also while they are being written."""
+    encoder = Encoder(tokenizer, component["kind"], ctx.config["loss_on"])
+    if component["input"] not in ctx.live:
+        yield from _batches(_rows_file(ctx, component), encoder)
+        return
+    for rows in follow(ctx.inputs[component["input"]]):
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
+            yield encoder([row["id"] for row in part], [row[encoder.column] for row in part])
+
+
+def _rows_file(ctx: StageContext, component: Mapping[str, Any]) -> Path:
+    file = component.get("file", f"{component['kind']}.parquet")
+    path: Path = ctx.inputs[component["input"]] / file
+    if not path.is_file():
+        raise UserError(f"pack: component {component['name']!r} needs {path.name} in {path.parent}")
+    return path
+
+
 def _facts(
     writer: BlockWriter, drawn: mixture.Draw, refused: dict[str, dict[str, int]], cut: int
 ) -> dict[str, Any]:
@@ -114,6 +217,11 @@ def _facts(
 
 
 def _check(config: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+    order = config.get("order", "shuffled")
+    if order not in ORDERS:
+        raise UserError(f"pack: order is {order!r}, allowed are {', '.join(ORDERS)}")
+    if order == "windowed" and config["tokens"] < 1:
+        raise UserError(f"pack: order windowed needs a budget, tokens is {config['tokens']}")
     if config["loss_on"] not in LOSS_ON:
         raise UserError(f"pack: loss_on is {config['loss_on']!r}, allowed are {', '.join(LOSS_ON)}")
     names = [c["name"] for c in config["components"]]
@@ -140,13 +248,11 @@ def _tokenize(
     What an earlier attempt at the same stage finished is used again.
     """
     name, kind = component["name"], component["kind"]
-    path = ctx.inputs[component["input"]] / component.get("file", f"{kind}.parquet")
-    if not path.is_file():
-        raise UserError(f"pack: component {name!r} needs {path.name} in {path.parent}")
+    path = _rows_file(ctx, component)
     folder = ctx.work / "tokens" / str(index)
     if (there := open_cache(folder)) is not None:
         return there
-    refused = {"documents": 0, "tokens": 0, "block_tokens": 0}
+    refused = _nothing_refused()
     encoder = Encoder(tokenizer, kind, ctx.config["loss_on"])
     with CacheWriter(folder) as cache:
         for docs in _batches(path, encoder):

@@ -30,6 +30,7 @@ from msm_ray.data.blocks import MANIFEST_FILE, BlockReader, BlockWriter, as_json
 from msm_ray.data.packing import WINDOW_BLOCKS, Window, pack_windows
 from msm_ray.data.tokens import TokenizedDocuments, joined
 from msm_ray.errors import UserError
+from msm_ray.streams import wait_while_running
 
 HEADER_FILE = "stream.json"
 LOG_FILE = "windows.jsonl"
@@ -81,8 +82,12 @@ class StreamWriter:
         directory: made if it is not there; a stream that lies there is continued.
         block_tokens: T.
         pad_id: the token of padding.
+        components: the names that documents come under, where a training is to follow the stream.
         whole: components whose documents are not cut unless they are longer than a block.
         window_blocks: how many blocks' tokens make a window.
+        blocks: how many blocks the stream is to have in all, None: as many as its documents fill.
+            The last window ends with the document that brings it to the tokens of those that are
+            missing; blocks beyond the last are left out.
         facts: what else the header says (where the documents come from, the seed, ...).
 
     Raises:
@@ -95,8 +100,10 @@ class StreamWriter:
         block_tokens: int,
         pad_id: int,
         *,
+        components: Sequence[str] = (),
         whole: Sequence[str] = (),
         window_blocks: int = WINDOW_BLOCKS,
+        blocks: int | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -104,8 +111,10 @@ class StreamWriter:
         self.header: dict[str, Any] = {
             "block_tokens": block_tokens,
             "pad_id": pad_id,
+            "components": sorted(components),
             "whole": sorted(whole),
             "window_blocks": window_blocks,
+            "blocks": blocks,
             "facts": dict(facts or {}),
         }
         self._lock = _lock(directory)
@@ -126,6 +135,11 @@ class StreamWriter:
         """How many documents count as given: the next to append is the one of this number."""
         return self._documents
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the stream has all the blocks that it is to have."""
+        return self._left() == 0
+
     def append(self, component: str, docs: TokenizedDocuments) -> None:
         """Take in the next documents in the order of the plan; commit the windows they complete."""
         if self.watermark.is_final:
@@ -138,8 +152,10 @@ class StreamWriter:
                 continue
             self._pending.append((component, one))
             self._tokens += len(one.tokens)
-            if self._tokens >= self.header["window_blocks"] * self._blocks.block_tokens:
+            if self._tokens >= self._window_blocks() * self._blocks.block_tokens:
                 self._commit()
+                if self.is_full:
+                    return
 
     def close(self) -> None:
         """Commit what is pending as the last window, write the manifest, and end the stream."""
@@ -161,6 +177,16 @@ class StreamWriter:
     def abandon(self) -> None:
         """Let go of the stream without ending it; another writer may continue it."""
         os.close(self._lock)
+
+    def _left(self) -> int | None:
+        """Blocks that the stream is still to have; None: no limit."""
+        blocks = self.header["blocks"]
+        return None if blocks is None else int(blocks) - self.watermark.blocks
+
+    def _window_blocks(self) -> int:
+        """Of the window that is pending."""
+        most, left = int(self.header["window_blocks"]), self._left()
+        return most if left is None else min(most, left)
 
     def _commit(self) -> None:
         """Pack the pending documents as one window, write it, and make it count."""
@@ -204,11 +230,11 @@ class StreamWriter:
                 self._blocks.block_tokens,
                 self.header["pad_id"],
                 whole=[name in self.header["whole"] for name in names],
-                window_blocks=self.header["window_blocks"],
+                window_blocks=self._window_blocks(),
             )
         )
         assert len(packed) == 1, "what is pending is one window"
-        return packed[0]
+        return replace(packed[0], blocks=packed[0].blocks.rows(0, self._left()))
 
     def _raise(self, **changes: Any) -> None:
         self.watermark = replace(self.watermark, **changes)
@@ -264,6 +290,7 @@ def _same_header(directory: Path, header: Mapping[str, Any]) -> None:
 class StreamReader(BlockReader):
     """A ``BlockReader`` of a stream: what is committed when it looks, more after ``refresh``.
 
+    ``planned`` is known from the beginning where the stream's length is, else it is None.
     ``len()``, ``tokens``, ``loss_tokens``, ``windows`` cover what is committed; ``is_final`` says
     whether that is all. ``manifest_sha256`` is the hash of the header, the same before and after
     the end. ``manifest`` is the header with the watermark's counts until there is a manifest.
@@ -287,6 +314,9 @@ class StreamReader(BlockReader):
         self._header: dict[str, Any] = json.loads(data)
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
         self._start(directory, int(self._header["block_tokens"]))
+        self.planned = self._header["blocks"]
+        self.components = self._header["components"]
+        self.by_window = True
         self.is_final = False
         self._log_bytes = 0
         self.refresh()
@@ -320,3 +350,30 @@ class StreamReader(BlockReader):
             time.sleep(POLL_SECONDS)
             self.refresh()
         return True
+
+
+def follow_blocks(directory: Path) -> StreamReader:
+    """The reader of the stream that a running stage writes, once there are blocks.
+
+    Raises:
+        StreamStopped: the stage has ended before.
+    """
+    wait_while_running(directory, (directory / HEADER_FILE).is_file)
+    reader = StreamReader(directory)
+    wait_for_blocks(reader, 1)
+    return reader
+
+
+def wait_for_blocks(reader: StreamReader, count: int) -> None:
+    """Wait until ``count`` blocks are there, or all that there will be.
+
+    Raises:
+        StreamStopped: the stage that writes them has ended before.
+    """
+
+    def there() -> bool:
+        if len(reader) < count and not reader.is_final:
+            reader.refresh()
+        return len(reader) >= count or reader.is_final
+
+    wait_while_running(reader.directory, there)

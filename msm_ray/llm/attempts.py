@@ -35,6 +35,7 @@ class Attempts:
         self._work = work.resolve()  # read and written by processes in other directories
         self._schema = schema
         self._rows: dict[Path, int] = {}  # of committed files, which never change
+        self._returned: set[Path] = set()  # by `unread`
         self._work.mkdir(parents=True, exist_ok=True)
 
     def folders(self) -> list[Path]:
@@ -58,15 +59,24 @@ class Attempts:
 
     def committed(self) -> pa.Table:
         """All committed answers, in no particular order."""
-        tables = []
-        for commit in self._commits():
-            answers = commit.parent.parent / "answers"
-            for file in sorted(answers.glob(f"{commit.stem}-*.parquet")):
-                tables.append(pq.read_table(file).select(self._schema.names).cast(self._schema))
-        table = pa.concat_tables(tables) if tables else self._schema.empty_table()
+        table = self._read(self._commits())
         ids = table["id"].to_pylist()
         assert len(set(ids)) == len(ids), "an id was answered twice"
         return table
+
+    def unread(self) -> pa.Table:
+        """Those committed answers that no earlier call has returned."""
+        commits = [file for file in self._commits() if file not in self._returned]
+        self._returned.update(commits)
+        return self._read(commits)
+
+    def _read(self, commits: list[Path]) -> pa.Table:
+        tables = []
+        for commit in commits:
+            answers = commit.parent.parent / "answers"
+            for file in sorted(answers.glob(f"{commit.stem}-*.parquet")):
+                tables.append(pq.read_table(file).select(self._schema.names).cast(self._schema))
+        return pa.concat_tables(tables) if tables else self._schema.empty_table()
 
     def _commits(self) -> list[Path]:
         return [

@@ -46,6 +46,8 @@ class VllmAnswers:
         runtime: width and placement.
         adapters: PEFT folders by name. A row's ADAPTER says which of them answers; rows without
             one are answered by the adapter named "", or by the model alone where there is none.
+        arrived: called with rows of ANSWER_SCHEMA soon after they are committed, in the order in
+            which they are, from another thread; each row once. Rows with an error may be left out.
 
     Raises:
         UserError: the folder is no model, or the machine has too little free memory.
@@ -59,10 +61,12 @@ class VllmAnswers:
         dtype: str,
         runtime: VllmRuntime,
         adapters: Mapping[str, Path] | None = None,
+        arrived: Callable[[list[dict[str, Any]]], None] | None = None,
     ) -> None:
         self._model = model.resolve()
         self._dtype = dtype
         self._runtime = runtime
+        self._arrived = arrived
         self._adapters = {name: path.resolve() for name, path in (adapters or {}).items()}
         self._rank = max((adapter_rank(path) for path in self._adapters.values()), default=0)
         self._context = int(text_config(model)["max_position_embeddings"])
@@ -83,13 +87,22 @@ class VllmAnswers:
         assert len(set(ids)) == len(ids), "prompt ids are not unique"
         tokenized = self._tokenized(tokenizer, prompts, sampling)
         attempts = Attempts(work, RAW_SCHEMA)
+        lengths = dict(
+            zip(ids, pc.list_value_length(tokenized["token_ids"]).to_pylist(), strict=True)
+        )
+
+        def report(done: int) -> None:
+            if self._arrived is not None and (new := attempts.unread()).num_rows:
+                known = {id: lengths[id] for id in new["id"].to_pylist()}
+                self._arrived(decode(new, known, ends, tokenizer).to_pylist())
+            progress(done)
+
         # The first pass leaves error rows out of what it writes, so that they stay open; the
         # second one writes them down, whatever they are.
         for keep_errors in (False, True):
             for part in _engines_for(_without(tokenized, attempts.committed()["id"])):
-                self._attempt(part, sampling, attempts, ends, keep_errors, progress)
-        lengths = pc.list_value_length(tokenized["token_ids"]).to_pylist()
-        return decode(attempts.committed(), dict(zip(ids, lengths, strict=True)), ends, tokenizer)
+                self._attempt(part, sampling, attempts, ends, keep_errors, report)
+        return decode(attempts.committed(), lengths, ends, tokenizer)
 
     def _tokenized(self, tokenizer: Any, prompts: pa.Table, sampling: Sampling) -> pa.Table:
         """_TOKENIZED_SCHEMA; UserError for an adapter that there is not."""

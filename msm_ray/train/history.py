@@ -18,6 +18,7 @@ class History:
     tokens: int = 0  # trained on, padding not counted
     loss_tokens: int = 0
     seconds: float = 0.0  # of the steps that count: those after the last checkpoint are repeated
+    waited: float = 0.0  # seconds besides, for blocks that were still being written
 
     @property
     def steps(self) -> int:

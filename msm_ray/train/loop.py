@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msm_ray.data.blocks import BlockReader
-from msm_ray.data.order import EpochOrder
+from msm_ray.data.order import EpochOrder, WindowedOrder
+from msm_ray.data.stream import StreamReader, wait_for_blocks
+from msm_ray.errors import UserError
 from msm_ray.train.backends.base import Backend
 from msm_ray.train.checkpoint import Checkpoints
 from msm_ray.train.config import TrainConfig
@@ -104,6 +106,23 @@ def rank_batch(
     return make_batch(*columns)
 
 
+def blocks_of(reader: BlockReader) -> int:
+    """How many blocks ``reader`` has, or will have."""
+    if reader.planned is None:
+        raise UserError(
+            f"{reader.directory}: how many blocks there will be is not known: the learning rate's "
+            "schedule needs it; wait for the end of the stream"
+        )
+    return reader.planned
+
+
+def order_of(reader: BlockReader, config: TrainConfig) -> EpochOrder | WindowedOrder:
+    """The order in which blocks are read; the same while they are being written and afterwards."""
+    if reader.by_window:
+        return WindowedOrder(reader, config.seed, config.shuffle)
+    return EpochOrder(len(reader), config.seed, config.shuffle)
+
+
 def train(
     backend: Backend,
     reader: BlockReader,
@@ -113,6 +132,8 @@ def train(
 ) -> History:
     """Train over the blocks of ``reader``; the weights stay in the backend.
 
+    Where the reader is a ``StreamReader``, each step waits until its blocks are committed.
+
     The gradient of a step is that of the mean loss over the targets of the global batch, whatever
     the number of ranks and micro-batches. Block order and learning rate depend on the step alone,
     so that a run that goes on from a checkpoint is the run it was. ``on_step(step, steps, {"loss",
@@ -121,18 +142,23 @@ def train(
     Raises :class:`TrainingDiverged` on a step that is not a finite number, or a spike.
     """
     extras = extras or Extras()
-    blocks = blocks_in_run(len(reader), config)
-    steps = steps_in_run(len(reader), config)
-    order = EpochOrder(len(reader), config.seed, config.shuffle)
+    blocks = blocks_in_run(blocks_of(reader), config)
+    steps = steps_in_run(blocks_of(reader), config)
+    order = order_of(reader, config)
     share = config.batch_blocks // backend.world_size
     history = extras.checkpoints.resume(backend) if extras.checkpoints else History()
     if extras.metrics:
         extras.metrics.start(history.steps)
     extras.pace.start(history)
-    started = time.perf_counter() - history.seconds
+    started = time.perf_counter() - history.seconds - history.waited
     for step in range(history.steps, steps):
         first = step * config.batch_blocks
-        indices = order.take(first, min(first + config.batch_blocks, blocks))
+        stop = min(first + config.batch_blocks, blocks)
+        if isinstance(reader, StreamReader):
+            waiting = time.perf_counter()
+            wait_for_blocks(reader, stop)
+            history.waited += time.perf_counter() - waiting
+        indices = order.take(first, stop)
         targets = int(reader.loss_tokens[indices].sum())
         rate = learning_rate(step, steps, config)
         batch = rank_batch(reader, indices, backend.rank, backend.world_size, share)
@@ -146,7 +172,7 @@ def train(
         history.grad_norm.append(grad_norm)
         history.tokens += int(reader.tokens[indices].sum())
         history.loss_tokens += targets
-        history.seconds = time.perf_counter() - started
+        history.seconds = time.perf_counter() - started - history.waited
         facts: dict[str, Any] = {
             "loss": loss,
             "learning_rate": rate,

@@ -20,13 +20,26 @@ class SourceLoss:
     """
 
     def __init__(self, reader: BlockReader, ranks: Ranks) -> None:
-        self._ranks = ranks
-        self.names, self._component, self._offset = reader.component_index()
+        self._reader, self._ranks = reader, ranks
+        names, self._component, self._offset = reader.component_index()
+        # Of blocks that are still being written, ranks may see different numbers.
+        self.names = reader.components or names
+        self._component = _renamed(self._component, names, self.names)
+        self._shards = reader.shards
         self._sums = np.zeros((2, len(self.names)))
+
+    def _grow(self) -> None:
+        """Take in the blocks that have come since the last look."""
+        names, component, offset = self._reader.component_index(self._shards)
+        self._shards = self._reader.shards
+        self._offset = np.concatenate([self._offset, offset + len(self._component)])
+        self._component = np.concatenate([self._component, _renamed(component, names, self.names)])
 
     def add(self, indices: NDArray[np.int64], batch: Batch, target_nats_BT: torch.Tensor) -> None:
         """Add a step of this rank: its blocks ``indices`` are the first rows of ``batch``."""
         rows = len(indices)
+        if self._reader.shards > self._shards:
+            self._grow()
         component_BT = components(
             batch.position_ids_BT[:rows].numpy(), self._component, self._offset[indices]
         )
@@ -43,6 +56,13 @@ class SourceLoss:
         return {
             name: float(nats[i] / targets[i]) for i, name in enumerate(self.names) if targets[i]
         }
+
+
+def _renamed(
+    component: NDArray[np.int64], names: list[str], others: list[str]
+) -> NDArray[np.int64]:
+    """Indices into ``names`` as indices into ``others``."""
+    return np.array([others.index(name) for name in names], dtype=np.int64)[component]
 
 
 def components(

@@ -22,6 +22,7 @@ def train(ctx: StageContext) -> dict[str, Any]:
     :class:`TrainConfig`, and optionally ``save_dtype`` ("fp32" | "bf16"). Runtime: the fields of
     :class:`TrainRuntime`. Leaves the model or adapter, ``training.json``, ``fingerprint.json``,
     ``metrics.jsonl`` and ``tensorboard/``. A killed stage goes on from its last checkpoint.
+    The blocks may still be being written.
     """
     values = dict(ctx.config)
     save_dtype = values.pop("save_dtype", "fp32")
@@ -36,6 +37,7 @@ def train(ctx: StageContext) -> dict[str, Any]:
         model=str(ctx.inputs["model"].absolute()),
         base=str(ctx.inputs["base"].absolute()) if "base" in ctx.inputs else None,
         save_dtype=save_dtype,
+        live="blocks" in ctx.live,
     )
     return run(job, _now_and_then(ctx.progress))
 

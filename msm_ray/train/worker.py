@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
-from msm_ray.data.blocks import MANIFEST_FILE, BlockReader
+from msm_ray.data.blocks import BlockReader
+from msm_ray.data.stream import follow_blocks
 from msm_ray.errors import UserError
+from msm_ray.streams import StreamStopped
 from msm_ray.train.backends import make_backend
 from msm_ray.train.backends.base import Backend
-from msm_ray.train.checkpoint import Checkpoints, Plan, sha256_of
+from msm_ray.train.checkpoint import Checkpoints, Plan
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.fingerprint import write_fingerprint
 from msm_ray.train.flops import attended_tokens, device_peak, flops_per_token
@@ -34,6 +36,7 @@ from msm_ray.train.track import check_tracker, make_tracker
 from msm_ray.train.watch import TrainingDiverged
 
 TRAINING_FILE = "training.json"
+FINAL = (UserError, TrainingDiverged, StreamStopped)  # what no repetition would change
 Progress = Callable[[float, dict[str, Any]], None]
 
 
@@ -45,8 +48,8 @@ class TrainJob:
     ``LlamaConfig``). ``tokenizer`` is the folder whose tokenizer files go into ``out``. Where
     ``model`` is an adapter, ``base`` is the folder of the model below it (None: where that lay when
     the adapter was trained). Checkpoints and metrics of the run lie in ``work``, and a run that
-    finds checkpoints there goes on from them. With several workers, all of them have to see these
-    paths.
+    finds checkpoints there goes on from them. ``live``: ``blocks`` is the stream of a stage that
+    still runs. With several workers, all of them have to see these paths.
     """
 
     config: TrainConfig
@@ -59,6 +62,7 @@ class TrainJob:
     base: str | None = None
     arch: Mapping[str, Any] | None = None
     save_dtype: str = "fp32"
+    live: bool = False
 
     def to_json(self) -> str:
         """For the trip to another process."""
@@ -94,7 +98,7 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
         model = begun.model
         architecture = type(model).__name__  # wrapping a model changes its class
         hf_config, generation_config = model.config, model.generation_config
-        reader = BlockReader(Path(job.blocks))
+        reader = (follow_blocks if job.live else BlockReader)(Path(job.blocks))
         _check_fit(reader, model.config)
         torch.manual_seed(job.config.seed)
         backend = make_backend(model, job.config, job.runtime, begun.weights)
@@ -148,7 +152,7 @@ def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) ->
         pace = Pace(flops_per_token(model, attended_tokens(reader)), peak)
     checkpoints = Checkpoints(
         work / "checkpoints",
-        {"config": asdict(job.config), "blocks": sha256_of(Path(job.blocks) / MANIFEST_FILE)},
+        {"config": asdict(job.config), "blocks": reader.manifest_sha256},
         Plan(runtime.checkpoint_seconds, runtime.checkpoint_steps),
         ranks,
         metrics.event if metrics else None,
@@ -171,6 +175,7 @@ def _facts(history: History) -> dict[str, Any]:
         "steps": history.steps,
         "tokens_per_second": history.tokens_per_second,
         "train_seconds": history.seconds,
+        "waited_seconds": history.waited,
         "loss_first": history.loss[0],
         "loss_last": history.loss[-1],
         "curve": history.curve(),
@@ -209,10 +214,10 @@ def _ray_worker(values: dict[str, str]) -> dict[str, Any]:
 
     try:
         return run_worker(TrainJob.from_json(values["job"]), write if rank == 0 else None)
-    except (UserError, TrainingDiverged) as error:
+    except FINAL as error:
         # The same on every rank and in every repetition: handed back, not raised, so that Ray
         # Train does not start the workers again for it.
-        return {"error": str(error), "user": isinstance(error, UserError)}
+        return {"error": str(error), "type": [isinstance(error, t) for t in FINAL].index(True)}
 
 
 def run(job: TrainJob, progress: Progress) -> dict[str, Any]:
@@ -285,7 +290,7 @@ def _result(result: Any) -> dict[str, Any]:
     assert isinstance(result.return_value, dict), "the training function returned nothing"
     facts = result.return_value
     if "error" in facts:
-        raise (UserError if facts["user"] else TrainingDiverged)(facts["error"])
+        raise FINAL[facts["type"]](facts["error"])
     return facts
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msm_ray.corpus.pipeline import Judged, card, judge
+from msm_ray.corpus.pipeline import Judge, Judged, card
 from msm_ray.corpus.task import load_task
 from msm_ray.errors import UserError
 
@@ -24,9 +24,11 @@ def answer(id: str, text: str, ended: bool = True, error: str = "") -> dict[str,
 
 def run(answers: list[dict[str, Any]]) -> Judged:
     plans = make_plans(len(answers))
-    return judge(
-        plans, answers, ToyTask(), model="m", sampling={"seed": 1}, special_tokens=("<unk>",)
-    )
+    judge = Judge(plans, ToyTask(), model="m", sampling={"seed": 1}, special_tokens=("<unk>",))
+    for start in range(0, len(answers), 3):  # as they come
+        judge.add(answers[start : start + 3])
+    assert judge.is_done
+    return judge.judged
 
 
 def test_each_reason() -> None:

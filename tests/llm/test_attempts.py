@@ -53,3 +53,16 @@ def test_an_id_answered_twice_is_never_passed_on(tmp_path: Path) -> None:
     answer(folder, "aa_000001", [1], committed=True)
     with pytest.raises(AssertionError, match="twice"):
         attempts.committed()
+
+
+def test_each_answer_is_told_once_when_it_is_committed(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path, SCHEMA)
+    folder = attempts.open_new(pa.table({"id": ids(1, 2, 3)}))
+    answer(folder, "aa_000000", [2], committed=True)
+    answer(folder, "aa_000001", [1], committed=False)
+    assert attempts.unread()["id"].to_pylist() == ids(2)
+    assert attempts.unread().num_rows == 0
+    answer(folder, "aa_000001", [1], committed=True)
+    answer(attempts.open_new(pa.table({"id": ids(3)})), "bb_000000", [3], committed=True)
+    assert attempts.unread()["id"].to_pylist() == ids(1, 3)
+    assert Attempts(tmp_path, SCHEMA).unread().num_rows == 3

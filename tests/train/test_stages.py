@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from msm_ray.data.blocks import BlockReader, write_blocks
+from msm_ray.data.stream import StreamReader, StreamWriter
+from msm_ray.data.tokens import encode_documents
 from msm_ray.errors import UserError
 from msm_ray.stage import StageContext
+from msm_ray.streams import RUNNING_FILE, StreamStopped
 from msm_ray.train import fingerprint as fp
 from msm_ray.train.config import TrainConfig, TrainRuntime
 from msm_ray.train.model import load_model
 from msm_ray.train.pretrain import pack_texts, pretrain
 from msm_ray.train.stages import train
 from msm_ray.train.watch import TrainingDiverged
+
+from .conftest import make_texts
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +202,56 @@ def test_pretraining_takes_texts_blocks_or_a_folder_alike(
     assert steps == list(range(1, len(steps) // 3 + 1)) * 3
     with pytest.raises(UserError, match="there are no texts"):
         pack_texts([], tokenizer, 32)
+
+
+def test_blocks_that_are_still_being_made_are_waited_for(
+    tmp_path: Path, base: Path, tokenizer: Any, config: TrainConfig
+) -> None:
+    """A stream read as it grows, and the finished blocks: the same weights."""
+    docs = encode_documents(tokenizer, [f"d{i}" for i in range(180)], make_texts(180, 0))
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / RUNNING_FILE).touch()
+
+    def write() -> None:
+        writer = StreamWriter(
+            place, 32, tokenizer.pad_token_id, components=["spec"], window_blocks=8, blocks=60
+        )
+        for at in range(len(docs)):
+            if writer.is_full:
+                break
+            writer.append("spec", docs.select(np.array([at])))
+            time.sleep(0.005)
+        writer.close()
+
+    thread = threading.Thread(target=write)
+    ctx, _ = context(tmp_path, {"model": base, "blocks": place}, asdict(config), "live")
+    ctx.live = frozenset({"blocks"})
+    thread.start()
+    facts = train(ctx)
+    thread.join()
+    after, _ = context(tmp_path, {"model": base, "blocks": place}, asdict(config), "after")
+    after.work = tmp_path / "work-after"
+    expected = train(after)
+    assert facts["steps"] == expected["steps"] == 8
+    assert facts["waited_seconds"] > expected["waited_seconds"] == 0
+    weights = [(c.out / "model.safetensors").read_bytes() for c in (ctx, after)]
+    assert weights[0] == weights[1]
+    # A checkpoint written while the stream grew fits the finished blocks.
+    assert StreamReader(place).manifest_sha256 == BlockReader(place).manifest_sha256
+    losses = [json.loads(line) for line in (ctx.out / "metrics.jsonl").read_text().splitlines()]
+    assert any("spec" in line.get("loss_by_source", {}) for line in losses)
+
+
+def test_blocks_that_will_not_come_stop_the_training(
+    tmp_path: Path, base: Path, tokenizer: Any, config: TrainConfig
+) -> None:
+    docs = encode_documents(tokenizer, ["d0"], make_texts(1, 0))
+    writer = StreamWriter(tmp_path / "place", 32, 0, blocks=60)
+    writer.append("spec", docs)
+    writer.abandon()
+    inputs = {"model": base, "blocks": tmp_path / "place"}
+    ctx, _ = context(tmp_path, inputs, asdict(config))
+    ctx.live = frozenset({"blocks"})
+    with pytest.raises(StreamStopped):
+        train(ctx)

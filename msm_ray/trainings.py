@@ -1,0 +1,91 @@
+"""The two stages that every training is made of, whatever it is trained on: blocks and a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msm_ray.stage import Stage
+from msm_ray.train.config import TrainConfig
+
+# That Ray reserves for a stage, or a worker of one, that follows what another is making; its CPUs
+# are counted by `run_dag`. Were they held in Ray, the stage that it waits for would wait for it:
+# Ray Data asks for a whole CPU to look at a Parquet file (2.60).
+FOLLOWER_CPUS = 0.01
+
+
+def blocks_stage(
+    inputs: Mapping[str, Stage],
+    components: list[dict[str, Any]],
+    *,
+    tokens: int,
+    block_tokens: int,
+    seed: int,
+    label: str,
+    loss_on: str = "all",
+    seconds: float = 1.0,
+    window_blocks: int = 0,
+    follow: Sequence[str] = (),
+) -> Stage:
+    """Packed blocks of a mixture; see :func:`msm_ray.data.stages.pack` for what it is given.
+
+    ``window_blocks``: of a mixture in windowed order; 0: it is shuffled. ``follow``: inputs that
+    are read while they are still being made.
+    """
+    windowed = {"order": "windowed", "window_blocks": window_blocks} if window_blocks else {}
+    return Stage(
+        kind="blocks",
+        version="2",
+        config={
+            "components": components,
+            "tokens": tokens,
+            "block_tokens": block_tokens,
+            "seed": seed,
+            "loss_on": loss_on,
+            **windowed,
+        },
+        inputs=dict(inputs),
+        run="msm_ray.data.stages:pack",
+        label=label,
+        # One that follows another mostly waits: it needs no CPU of its own.
+        runtime={"cpus": 0, "ray_cpus": FOLLOWER_CPUS} if follow else {},
+        estimate={"seconds": seconds},
+        streams=frozenset(follow),
+    )
+
+
+def train_stage(
+    kind: str,
+    inputs: Mapping[str, Stage],
+    config: TrainConfig,
+    runtime: Mapping[str, Any],
+    seed: int,
+    label: str,
+    estimate: Mapping[str, float],
+    follow: bool = False,
+) -> Stage:
+    """A training, "midtrain" or "aft"; ``inputs`` as in :func:`msm_ray.train.stages.train`.
+
+    ``runtime``: the fields of `TrainRuntime`. ``follow``: whether it reads its blocks while they
+    are still being made.
+    """
+    workers, threads = runtime["num_workers"], runtime["threads"]
+    alone = workers == 1  # else Ray Train's own actors hold CPUs and GPUs, not the stage's task
+    return Stage(
+        kind=kind,
+        version="1",
+        # The run's seed and the recipe's own add up: both change the order of the data.
+        config={**config.to_dict(), "seed": config.seed + seed},
+        inputs=dict(inputs),
+        run="msm_ray.train.stages:train",
+        label=label,
+        runtime={
+            **runtime,
+            **({"worker_cpus": FOLLOWER_CPUS} if follow else {}),
+            "cpus": workers * threads,
+            "ray_cpus": (FOLLOWER_CPUS if follow else threads) if alone else 0.0,
+            "ray_gpus": int(alone and bool(runtime.get("use_gpu"))),
+        },
+        estimate=dict(estimate),
+        streams=frozenset({"blocks"} if follow else ()),
+    )
