@@ -171,7 +171,6 @@ def write(writer: Instant, folder: Path) -> dict[str, Any]:
             identity=IDENTITY,
             drafts=1,
             failed_share=0.05,
-            failed_share=0.05,
             work=folder / "work",
             progress=lambda done, draft, asked: None,
         )
