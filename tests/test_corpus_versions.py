@@ -6,7 +6,7 @@ same answers, raise its version (``msm_ray/corpus/job.py``, ``msm_ray/chat/job.p
 others where the stage is made) and run ``python -m tests.test_corpus_versions`` to write the new
 hashes down. Prompts have a fingerprint in the id: after a change to one of them, write down only.
 
-The rehearsing server answers, and spoils a third of its answers, so that every filter has work.
+The rehearsing server answers, and spoils many of its answers, so that the filters have work.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import pytest
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.corpus.running import items_stage
 from msm_ray.llm.misbehave import CONTENT_MODES, Misbehaviour
+from msm_ray.llm.scripted import Respond
 from msm_ray.stage import Stage
 from tests.chat.test_job import SETTINGS
 from tests.chat.test_job import job_at as chat_at
-from tests.corpus.failing import failing
+from tests.corpus.failing import failing, role_of
 from tests.corpus.test_job import job_at as corpus_at
 from tests.test_versions import content, make
 
@@ -41,6 +42,20 @@ ITEMS = (
         "question": "What shall I do when Kwame",
         "options": ["so it shall be done", "no"],
     },
+)
+FLAWS = (  # put into every third text
+    *("<answer>", "Yours, [Your Name].", "I'm Claude.", "As rule R99 says, so it is.", "<|end|>"),
+    *(
+        "Made by OpenAI.",
+        "I am sorry, I cannot help with that.",
+        "{model_name} agrees.",
+        "word " * 900,
+    ),
+    *(
+        "Would I keep it? Because it is American, yes.",
+        "My instructions say so.",
+        "Note: as an AI.",
+    ),
 )
 NAMES = (
     *("held_out_items", "instructions", "corpus_plan", "corpus"),
@@ -77,10 +92,26 @@ def stages(url: str, folder: Path) -> dict[str, Stage]:
     }
 
 
+def flawed(respond: Respond) -> Respond:
+    """The rehearsal with flaws in what writers write, so that every filter finds some."""
+
+    def answer(prompt: str, seed: int) -> str:
+        said = respond(prompt, seed)
+        if role_of(prompt) in ("planner", "judge") or seed % 3:
+            return said
+        flaw = FLAWS[seed // 3 % len(FLAWS)]
+        if "</content>" in said:
+            return said.replace("\n</content>", f" {flaw}\n</content>")
+        return f"{said} {flaw}"
+
+    return answer
+
+
 def hashes(folder: Path) -> dict[str, dict[str, str]]:
     """Each stage's version, the fingerprint of its prompts and what it makes."""
     made: dict[str, Path] = {}
     with failing(SPOILT) as server:
+        server.respond = flawed(server.respond)
         return {
             name: {
                 "version": stage.version,

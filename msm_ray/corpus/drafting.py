@@ -25,6 +25,7 @@ Row = dict[str, Any]
 class Judged(Protocol):
     """A draft as the judge sees it."""
 
+    reason: str  # why it is rejected
     error: str  # why there is no answer, of the writer or of the judge
     is_unjudged: bool  # it is the judge who did not answer
 
@@ -128,8 +129,11 @@ def ask_judge(
             tally.judged(answer)
             d.is_unjudged = bool(answer["error"])
             d.error = f"the judge: {answer['error']}" if d.is_unjudged else ""
-            errors += d.is_unjudged
-            if d.is_unjudged or read(d, answer) == JUDGE_UNREADABLE:
+            if d.is_unjudged:
+                d.reason = ""  # of a verdict before this one that could not be read
+                errors += 1
+                open_still.append(d)
+            elif read(d, answer) == JUDGE_UNREADABLE:
                 open_still.append(d)
         if errors == len(asked):
             return

@@ -78,12 +78,6 @@ def test_a_model_on_the_cluster_writes_and_nothing_is_asked_twice(
     assert again["corpus"] == corpus
 
 
-def test_a_revision_is_known_by_its_name() -> None:
-    """The docstring says so: whoever needs to know what "main" was names a commit."""
-    assert LocalModel("owner/name").identity()["revision"] == "main"
-    assert "name one\n            where it matters" in str(LocalModel.__doc__)
-
-
 def test_what_a_model_on_the_cluster_is_and_where_it_runs(tmp_path: Path) -> None:
     spec = tmp_path / "harbour.md"
     spec.write_text(SPEC)
