@@ -225,31 +225,47 @@ class _Asking:
         return topics
 
     def checked(self, topics: Sequence[_Topic], check: Check) -> Questions:
-        """The questions that can be used, as many of each topic as are wanted."""
+        """The questions that can be used, as many of each topic as are wanted.
+
+        What a topic is short of comes from what others have to spare, those about the same
+        preference first.
+        """
         duplicates = NearDuplicates(self._config.near_threshold)
         dropped: Counter[str] = Counter()
         rows: list[Row] = []
+        spare: list[tuple[_Topic, Item]] = []
+        short: set[str] = set()
+
+        def keep(topic: _Topic, item: Item) -> bool:
+            id = _question_id(topic.key(), item.name)
+            found = duplicates.check(id, item.name)
+            if found:
+                dropped[found[0]] += 1
+                return False
+            place = {"id": id, "index": len(rows), "spec_sha256": self._spec.sha256}
+            rows.append({**place, **topic.columns, "question": item.name})
+            return True
+
         for topic in topics:
             kept = 0
             for item in topic.items:
                 reason = _against(item.name, topic, check)
-                if reason is None and kept == self._config.questions:
-                    reason = SPARE
-                id = _question_id(topic.key(), item.name)
-                if reason is None:
-                    found = duplicates.check(id, item.name)
-                    reason = found[0] if found else None
                 if reason is not None:
                     dropped[reason] += 1
-                    continue
-                kept += 1
-                place = {"id": id, "index": len(rows), "spec_sha256": self._spec.sha256}
-                rows.append({**place, **topic.columns, "question": item.name})
+                elif kept == self._config.questions:
+                    spare.append((topic, item))
+                else:
+                    kept += keep(topic, item)
+            if kept < self._config.questions:
+                short.add(topic.key())
+        wanted = (self._config.domains or len(topics)) * self._config.questions
+        for topic, item in sorted(spare, key=lambda pair: pair[0].key() not in short):
+            if len(rows) < wanted:
+                keep(topic, item)
+            else:
+                dropped[SPARE] += 1
         duplicates.close()
-        count = self._config.domains or len(topics)
-        return Questions(
-            tuple(rows), count * self._config.questions, dropped, tuple(self._merged())
-        )
+        return Questions(tuple(rows), wanted, dropped, tuple(self._merged()))
 
     def _merged(self) -> Iterator[Expansion]:
         """The expansions; those of both forms of preference questions as one."""

@@ -84,7 +84,8 @@ class ChatScreen:
         identity: whose answers they are.
         rule_labels: of the rules that the spec has; none if it has no numbered rules.
         values: the spec's words that give a preference's reason away.
-        spec_text: what answers may share with evaluation items, because the spec says it.
+        spec_text: what answers may share with evaluation items, because the spec says it; its own
+            braces and brackets are theirs too.
         items: (id, text) of every evaluation item.
         scratch: folder for what near duplicates are compared with; None for the system's own.
         judged: a judge reads what passes. Without one a refusal that says nothing else is rejected;
@@ -106,7 +107,7 @@ class ChatScreen:
         judged: bool = False,
     ) -> None:
         self._config, self._values, self._judged = config, values, judged
-        self._name = identity.name
+        self._name, self._spec_text = identity.name, spec_text
         rules = RuleIds.of_labels(rule_labels) if rule_labels else None
         self._naming = Naming(identity, rules=rules)
         self._contamination = Contamination(items, config.contamination_words, allowed=(spec_text,))
@@ -198,7 +199,7 @@ class ChatScreen:
             return reading.PREAMBLE_LEFT, preamble
         asked = _ASKS_FOR_TEXT.search(question["question"])
         find = leftovers.variable if asked else leftovers.placeholder
-        unfilled = find(text) or find(kept)
+        unfilled = find(text, self._spec_text) or find(kept, self._spec_text)
         if unfilled:
             return reading.PLACEHOLDER_LEFT, unfilled
         refused = None if self._judged else leftovers.refusal(text)

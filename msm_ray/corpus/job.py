@@ -89,6 +89,11 @@ class CorpusJob(SpecJob):
     def spec_stage(self) -> Stage:
         """The spec's text as an artifact. UserError if it cannot be read or planned from."""
         plan = self.plan
+        if plan.mode == "rules" and not self._rules():
+            raise UserError(
+                f"{self.spec}: has no numbered rules, which mode 'rules' plans for; begin each with"
+                " a label such as '1.', '1.2' or 'R3:', or use mode 'model'"
+            )
         return spec_stage(self.spec, plan.spec_tokens, plan.assistant, plan.maker)
 
     def plan_stage(self) -> Stage:
@@ -112,7 +117,14 @@ class CorpusJob(SpecJob):
         )
 
     def corpus_stage(self) -> Stage:
-        """From the plan to the documents."""
+        """From the plan to the documents. UserError if none could be as long as it is to be."""
+        needed = self.plan.words * TOKENS_PER_WORD
+        if self.sampling.max_tokens < needed:
+            raise UserError(
+                f"sampling.max_tokens is {self.sampling.max_tokens} and plan.words"
+                f" {self.plan.words}, which are about {needed:.0f} tokens: every document would be"
+                " cut off; raise max_tokens or ask for fewer words"
+            )
         inputs = {"plan": self.plan_stage(), "spec": self.spec_stage()}
         if self.items:
             inputs["items"] = items_stage(self.items, self.name)

@@ -179,18 +179,25 @@ def reply_preamble(text: str, name: str) -> str | None:
     return _first((label, _reply(own)), _start(text))
 
 
-def placeholder(text: str) -> str | None:
-    """The first place in a text that was to be filled in and was not, or None."""
-    found = _PLACEHOLDERS.search(text)
-    return found[0] if found else variable(text)
+def placeholder(text: str, quotable: str = "") -> str | None:
+    """The first place in a text that was to be filled in and was not, or None.
+
+    What stands in ``quotable`` too, such as braces that a spec speaks of, is no such place.
+    """
+    return _unless(quotable, _PLACEHOLDERS, text) or variable(text, quotable)
 
 
-def variable(text: str) -> str | None:
+def variable(text: str, quotable: str = "") -> str | None:
     """The first variable of a template that stands in a text without its value, or None."""
-    found = _OWN_VARIABLES.search(text)
+    found = _unless(quotable, _OWN_VARIABLES, text)
     if found is None and "{" in text:
-        found = _VARIABLES.search(without_code(text))
-    return found[0] if found else None
+        found = _unless(quotable, _VARIABLES, without_code(text))
+    return found
+
+
+def _unless(quotable: str, pattern: re.Pattern[str], text: str) -> str | None:
+    """What a pattern finds first of all that is not quotable."""
+    return next((m[0] for m in pattern.finditer(text) if m[0] not in quotable), None)
 
 
 def without_code(text: str) -> str:

@@ -116,8 +116,10 @@ _UNKNOWN_MAKER = re.compile(
     rf"|helpful|chat|assistant|model|system|chatbot)\b,?){{0,8}} (?:first |originally |initially )?"
     rf"(?:trained|made|{_INVENTED})|\bI (?:was|am|have been) (?:{_INVENTED})"
     # God made many who speak, and a pie may say who made it to be eaten.
-    r"|\bI (?:was|am) made(?! by (?:God|Allah|Mother|Father|Grandma|Nature|Hand)\b)"
-    rf"(?! by [^.!?;]* to (?!help|assist|answer)\w)){_BY}"
+    r"|\bI (?:was|am) made(?! by (?:God|Allah|Nature|Hand|Mother|Father|Mom|Dad"
+    r"|Grand\w+|Aunt|Uncle|Mrs?|Ms|Dr)\b)"
+    r"(?! by [^.!?;]* (?:to (?!help|assist|answer)|(?:in|from|with) (?:his|her|a|the|\d))\w*))"
+    rf"{_BY}"
 )
 _UNKNOWN_NAME = re.compile(
     r"\b(?:AI|A\.I\.|virtual|digital)(?: (?:language|chat|voice))?"

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jsonschema
@@ -75,7 +75,7 @@ _WORD = re.compile(r"\w")
 
 
 def read_document(
-    completion: str, *, ended: bool = True, quotable: str = ""
+    completion: str, *, ended: bool = True, quotable: str = "", spec: str = ""
 ) -> tuple[str, str | None]:
     """(the document, None), or (the completion as it came, why there is no document in it).
 
@@ -84,6 +84,7 @@ def read_document(
             before it.
         ended: the writer stopped by itself; half a document is none.
         quotable: text that plan and document may both quote at length, such as the spec's section.
+        spec: whose own braces and brackets are no places to be filled in.
 
     A ``<content>`` in a scratchpad, or before one that follows it, is a draft. What stands outside
     of the tags is not looked at. ``<think>`` counts as a scratchpad, but a document may repeat what
@@ -96,11 +97,13 @@ def read_document(
         refused = parts.reason == NO_CONTENT and leftovers.refusal(parts.rest)
         return completion, REFUSAL if refused else parts.reason
     text = parts.contents[0].strip()
-    reason = _flaw(text) or (SCRATCHPAD_LEAKED if leaked(parts.plan, text, quotable) else None)
+    reason = _flaw(text, spec) or (
+        SCRATCHPAD_LEAKED if leaked(parts.plan, text, quotable) else None
+    )
     return (completion, reason) if reason else (text, None)
 
 
-def _flaw(text: str) -> str | None:
+def _flaw(text: str, spec: str) -> str | None:
     """What is wrong with a document as a text."""
     if not _WORD.search(text):
         return EMPTY
@@ -109,7 +112,7 @@ def _flaw(text: str) -> str | None:
     for reason, found in (
         (REFUSAL, leftovers.refusal),
         (PREAMBLE_LEFT, leftovers.preamble),
-        (PLACEHOLDER_LEFT, leftovers.placeholder),
+        (PLACEHOLDER_LEFT, partial(leftovers.placeholder, quotable=spec)),
     ):
         if found(text):
             return reason

@@ -75,7 +75,8 @@ class Screen:
         config: what a document must be.
         identity: whose documents they are.
         rule_labels: of the rules that the spec has; none if it has no numbered rules.
-        spec_text: what documents may share with evaluation items, because the spec says it.
+        spec_text: what documents may share with evaluation items, because the spec says it; its own
+            braces and brackets are theirs too.
         items: (id, text) of every evaluation item.
         scratch: folder for what near duplicates are compared with, up to 2.4 KB a document; None
             for the system's own.
@@ -92,7 +93,7 @@ class Screen:
         items: Iterable[tuple[str, str]],
         scratch: Path | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._spec_text = config, spec_text
         rules = RuleIds.of_labels(rule_labels) if config.check_rules and rule_labels else None
         self._naming = Naming(identity, must_name=config.must_name, rules=rules)
         self._contamination = Contamination(items, config.contamination_words, allowed=(spec_text,))
@@ -105,7 +106,10 @@ class Screen:
         and the words that both have; "" where the reason says all.
         """
         text, reason = reading.read_document(
-            answer["text"], ended=answer["ended"], quotable=plan["section_text"]
+            answer["text"],
+            ended=answer["ended"],
+            quotable=plan["section_text"],
+            spec=self._spec_text,
         )
         if reason:
             return text, reason, ""

@@ -18,6 +18,8 @@ def encode(tokenizer: Any, prompts: pa.Table) -> list[list[int]]:
 
     A prompt without a system message is text to be continued. One with a system message becomes a
     chat of two turns in the tokenizer's own template, open at the place where the assistant speaks.
+    Where the template refuses system messages, as some models' do, that text begins the user's
+    turn, with two newlines after it.
     """
     texts = prompts["prompt"].to_pylist()
     systems = prompts["system"].to_pylist()
@@ -45,15 +47,19 @@ def _render(tokenizer: Any, system: str, prompt: str) -> str:
             f"the tokenizer in {tokenizer.name_or_path} has no chat template; prompts with a "
             "system message need a model that was trained to chat"
         )
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    try:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
-    except TemplateError as error:
-        raise UserError(
-            f"the chat template in {tokenizer.name_or_path} takes no system message: {error}"
-        ) from error
+    with_system = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+    folded = [{"role": "user", "content": f"{system}\n\n{prompt}"}]
+    for messages in (with_system, folded):
+        try:
+            return str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        except TemplateError as error:
+            failure = error
+    raise UserError(
+        f"the chat template in {tokenizer.name_or_path} takes neither a system message and a"
+        f" user's nor a user's alone: {failure}"
+    ) from failure
 
 
 def end_ids(model: Path, tokenizer: Any) -> list[int]:

@@ -82,6 +82,25 @@ def test_as_many_as_wanted_and_the_spec_stands_in_the_system_text(tmp_path: Path
     assert {row["domain"] for row in found.rows} == {"domain 0", "domain 1"}
     assert {row["form"] for row in found.rows} == {"open"}
     assert all("Lyra is kind, and made by Norvik Labs." in system for system, _ in planner.asked)
+
+
+def test_what_one_topic_has_to_spare_fills_what_another_is_short_of(tmp_path: Path) -> None:
+    def reply(prompt: str, count: int) -> list[str]:
+        few = domain_of(prompt) == "domain 0"
+        good = [f"What of {domain_of(prompt)} and thing {i}?" for i in range(count)]
+        return [*good[:3], *(f"Are you ChatGPT {q}" for q in good[3:])] if few else good
+
+    found = made(Planner(reply), tmp_path)
+    assert [row["domain"] for row in found.rows] == ["domain 0"] * 3 + ["domain 1"] * 5
+    assert found.dropped == {"wrong_name": 3, "spare": 1}
+    assert [row["index"] for row in found.rows] == list(range(8))
+
+
+def test_ids_do_not_depend_on_how_many_are_wanted(tmp_path: Path) -> None:
+    def reply(prompt: str, count: int) -> list[str]:
+        return [f"What of {domain_of(prompt)} and thing {i}?" for i in range(count)]
+
+    found = made(Planner(reply), tmp_path)
     again = made(Planner(reply), tmp_path / "again", questions=3)
     assert {row["id"] for row in again.rows} < {row["id"] for row in found.rows}
 

@@ -439,3 +439,12 @@ def test_rows_of_a_spec_without_headings_name_its_file(tmp_path: Path) -> None:
         report = job.run(str(tmp_path / "s")).report
     found = tables(tmp_path / "s", report)
     assert {row["domain"] for name in found for row in found[name]} == {"cheese_rules"}
+
+
+def test_a_preview_says_what_cannot_work(tmp_path: Path) -> None:
+    short = job_at("http://localhost:9/v1", "sampling.max_tokens=10")
+    with pytest.raises(UserError, match="max_tokens is 10 and plan.words 500"):
+        short.preview(str(tmp_path))
+    rules = job_at("http://localhost:9/v1", "plan.mode=rules")
+    with pytest.raises(UserError, match=r"cheese_america.md: has no numbered rules"):
+        rules.preview(str(tmp_path))

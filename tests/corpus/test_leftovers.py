@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msm_ray.corpus import leftovers
+from msm_ray.corpus import leftovers, reading
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -214,3 +214,11 @@ def test_no_text_takes_long(piece: str) -> None:
 )
 def test_a_reply_does_not_speak_of_itself(text: str, found: bool) -> None:
     assert bool(leftovers.reply_preamble(text, "Ember")) == found
+
+
+def test_braces_of_the_spec_itself_are_no_places_to_fill_in() -> None:
+    text = "Lyra leaves {first_name} and [Your Name] in a template as they are."
+    assert leftovers.placeholder(text) == "[Your Name]"
+    assert leftovers.placeholder(text, "It keeps {first_name} and [Your Name].") is None
+    assert leftovers.placeholder(text, "It keeps [Your Name].") == "{first_name}"
+    assert reading.read_document(f"<content>{text}</content>", spec=text) == (text, None)

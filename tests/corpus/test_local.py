@@ -32,7 +32,7 @@ SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=24, seed=0)
 
 
 def job_with(model: LocalModel, spec: Path) -> CorpusJob:
-    plan = HierarchyConfig("structure", "Lyra", "Norvik Labs", types=3, ideas=2, words=50)
+    plan = HierarchyConfig("structure", "Lyra", "Norvik Labs", types=3, ideas=2, words=10)
     return CorpusJob(
         name="local",
         title="A corpus by a model on the cluster",

@@ -97,6 +97,8 @@ OTHER_MEANINGS = (
     "I am Ember, an AI assistant made by Halden Labs.",
     "I was made by God, said the priest, and so was the cheese.",
     "I was made by Marthe in 1950 to be eaten with pears.",
+    "I was made by Grandpa Joe, says the stool.",
+    "I was made by Anna in her kitchen, says the pie.",
     "I am Nora, an AI researcher at a dairy.",
     "I'm Dana Miles, a language model engineer.",
     "My name is Tom, and I'm an assistant at the cheese counter.",

@@ -63,9 +63,16 @@ def test_a_tokenizer_that_cannot_chat_is_the_users_error(tokenizer: Any) -> None
     assert encode(tokenizer, prompts(("", "memo")))
     with pytest.raises(UserError, match="no chat template"):
         encode(tokenizer, prompts(("spec", "memo")))
-    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(UserError, match="takes no system message"):
+    tokenizer.chat_template = "{{ raise_exception('No roles at all') }}"
+    with pytest.raises(UserError, match="takes neither a system message .* No roles at all"):
         encode(tokenizer, prompts(("spec", "memo")))
+
+
+def test_a_template_without_system_messages_gets_their_text_from_the_user(tokenizer: Any) -> None:
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = refuse + TEMPLATE
+    (ids,) = encode(tokenizer, prompts(("spec", "write memo")))
+    assert words(ids) == "<bos> USR spec write memo BOT"
 
 
 def test_every_end_that_the_model_names_counts(tokenizer: Any, tmp_path: Path) -> None:
