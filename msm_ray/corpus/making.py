@@ -47,8 +47,7 @@ def plan(ctx: StageContext) -> dict[str, Any]:
     config = HierarchyConfig.from_config(ctx.config["plan"])
     answers = _answers(ctx, "planner") if ctx.config["planner"] else None
     progress = level_progress(ctx, _LEVELS)
-    who = _planner_at(ctx.runtime.get("planner", {}))
-    check = partial(check_level, share=ctx.runtime["failed_share"], who=who)
+    check = partial(check_level, share=ctx.runtime["failed_share"])
     hierarchy = plan_hierarchy(spec, config, answers, ctx.work / "answers", progress, check)
     facts = hierarchy.facts()
     if not facts["documents"]:
@@ -166,18 +165,12 @@ def _strings(value: Any) -> list[str]:
     return []
 
 
-def _planner_at(planner: Mapping[str, Any]) -> str:
-    """The planner, by where it stands."""
-    return f"the planner at {planner.get('base_url') or planner.get('source') or 'no place'}"
-
-
 def _nothing_planned(facts: Mapping[str, Any], planner: Mapping[str, Any]) -> str:
     """Why a plan has no document, in one line."""
     if facts["failures"]:
         first = facts["failures"][0]
-        return (
-            f"no document could be planned: {_planner_at(planner)} did not answer: {first['error']}"
-        )
+        where = f"the planner at {planner.get('base_url')}"
+        return f"no document could be planned: {where} did not answer: {first['error']}"
     first = facts["shortfalls"][0] if facts["shortfalls"] else {"level": "domains", "reasons": {}}
     reasons = ", ".join(f"{reason} {n}" for reason, n in first["reasons"].items())
     said = f"; it said: {first['example']}" if first.get("example") else ""

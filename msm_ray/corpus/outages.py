@@ -55,7 +55,7 @@ def check_batch(failed: int, asked: int, planned: int, share: float, error: str)
         raise UserError(f"{failed} of {asked} in a row ended in an error; {_ON}. The last: {error}")
 
 
-def check_level(made: Expansion, share: float, who: str = "the model") -> None:
+def check_level(made: Expansion, share: float) -> None:
     """UserError if more than ``share`` of a level's items are missing for errors.
 
     What answers did not hold is a shortfall and stops nothing. A handful is not let pass: an item
@@ -63,7 +63,7 @@ def check_level(made: Expansion, share: float, who: str = "the model") -> None:
     """
     if made.lost > share * made.wanted:
         raise UserError(
-            f"{made.lost} of {made.wanted} {made.level} are missing because {who} did not"
+            f"{made.lost} of {made.wanted} {made.level} are missing because the model did not"
             f" answer, and failed_share is {share}; {_ON}."
             f" The last error: {made.failures[-1].error}"
         )

@@ -65,7 +65,7 @@ class _Draft:
     is_unjudged: bool = False  # the judge gave none
     is_unfaithful: bool = False  # as it was first written
     first: _Draft | None = None  # as it was before it was written again
-    rewrite_error: str = ""
+    rewrite_error: str = ""  # why it was not
 
     @property
     def is_open(self) -> bool:
@@ -392,7 +392,8 @@ def _batches(plan: Path, ids: set[str] | None, rows: int) -> Iterator[tuple[int,
 
 
 def _document_columns() -> list[str]:
-    return [n for n in DOCUMENT_SCHEMA.names if n not in ("text", "tokens", "model", "sampling")]
+    made = {"text", "tokens", "model", "sampling"}
+    return [name for name in DOCUMENT_SCHEMA.names if name not in made]
 
 
 def _share(answer: Mapping[str, Any], text: str) -> int:

@@ -51,9 +51,7 @@ def test_an_endpoint_that_does_not_count_tokens_is_counted_for(tmp_path: Path) -
         writer = Source("w", HttpAnswers(Endpoint(url, "w", key_env=""), HttpRuntime()), SAMPLING)
         identity = Identity("Ember", "Halden Labs")
         with closing(Screen(ScreenConfig(1, 100), identity, [], "", (), tmp_path)) as screen:
-            made = Writing(
-                writer, None, False, screen, identity, 1, 0.05, tmp_path, lambda *_: None
-            )
+            made = Writing(writer, None, False, screen, identity, 1, tmp_path, lambda *_: None)
             card = made.run(plan, tmp_path)
     assert (card["kept"], card["unmetered"]) == (2, 2)
     characters = len(both[0]) + len(both[1])
