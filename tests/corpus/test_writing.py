@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from msm_ray.corpus import writing
+from msm_ray.corpus import plan_rows, writing
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.screening import Screen, ScreenConfig
 from msm_ray.llm import protocol
@@ -29,7 +29,7 @@ def test_memory_does_not_grow_with_the_plan(tmp_path: Path) -> None:
             file.write_table(pa.Table.from_pylist(rows, PLAN_SCHEMA))
     before = pa.total_allocated_bytes()
     held, read = [], 0
-    for _, batch in writing._batches(tmp_path / "plan.parquet", None, 500):
+    for _, batch in plan_rows.batches(tmp_path / "plan.parquet", None, 500):
         held.append(pa.total_allocated_bytes() - before)
         read += batch.num_rows
     assert read == 20 * 500
@@ -72,8 +72,8 @@ def test_no_call_has_more_bytes_than_it_may(
     (tmp_path / "out").mkdir()
     screen = Screen(ScreenConfig(5, 100), identity, [], "", [])
     made = writing.Writing(
-        writer=writing.Source("w", writer, sampling),
-        judge=writing.Source("j", judge, sampling),
+        writer=writing.Source("w", writer, sampling, "here"),
+        judge=writing.Source("j", judge, sampling, "here"),
         rewrite=False,
         screen=screen,
         identity=identity,
