@@ -19,7 +19,8 @@ _MEASURED_ROWS = 64  # at a time: each may have a long spec and a long section o
 def row_bytes(plan: Path) -> int:
     """Of the texts that are held for one document of a plan, for the one with most.
 
-    The section counts twice: a row of the plan has it, and so has the judge's prompt.
+    A request is held as a row of the plan and as a prompt. A section is held as a row of the plan,
+    in Arrow and in Python, and as a part of the judge's prompt, in both again.
     """
     most = 0
     file = pq.ParquetFile(plan, pre_buffer=False)
