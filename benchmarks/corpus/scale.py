@@ -164,7 +164,7 @@ def write(writer: Instant, folder: Path) -> dict[str, Any]:
     screen = Screen(ScreenConfig(40, 3000), IDENTITY, [], filled.text, [], folder / "work")
     with closing(screen):
         writing = Writing(
-            writer=Source("instant", writer, SAMPLING),
+            writer=Source("instant", writer, SAMPLING, "this process"),
             judge=None,
             rewrite=False,
             screen=screen,

@@ -25,6 +25,7 @@ from msm_ray.corpus.drafting import (
     Source,
     Tally,
     ask_judge,
+    asked_at,
     draft_id,
     prompt_table,
     tokens_of,
@@ -113,7 +114,9 @@ class Answering:
             card = sink.close()
         total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
         assert total == len(questions), f"{len(questions)} were planned, {total} came out"
-        check_failed(card["failed"], len(questions), self.failed_share, sink.last_error)
+        check_failed(
+            card["failed"], len(questions), self.failed_share, sink.last_error, self._where
+        )
         asked_for = {"redrafted": redrafted, "unmetered": self.tally.unmetered}
         return {"planned": len(questions), **card, **asked_for}
 
@@ -140,7 +143,7 @@ class Answering:
                     errors += bool(draft.error)
                 if number == 0:
                     planned, last = len(questions), sink.last_error
-                    check_batch(errors, len(batch), planned, self.failed_share, last)
+                    check_batch(errors, len(batch), planned, self.failed_share, last, self._where)
                 done += len(batch)
             asked = unsettled
             if not asked:
@@ -148,6 +151,10 @@ class Answering:
             if not is_last:
                 redrafted.append(len(asked))
         return redrafted
+
+    @property
+    def _where(self) -> str:
+        return asked_at(self.writer, self.judge)
 
     def _tell(self, draft: int, before: int, asked: int, done: int) -> None:
         self.progress(before + done, draft, asked)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -24,12 +23,12 @@ from msm_ray.corpus.making import (
     drafted,
     items_of,
     judge,
+    level_check,
     level_progress,
     source,
     spec_of,
 )
 from msm_ray.corpus.naming import Identity
-from msm_ray.corpus.outages import check_level
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.model import answers_at, price_at
@@ -54,7 +53,7 @@ def questions(ctx: StageContext) -> dict[str, Any]:
         items_of(ctx),
         ctx.work / "answers",
         level_progress(ctx, _LEVELS),
-        partial(check_level, share=ctx.runtime["failed_share"]),
+        level_check(ctx),
     )
     facts = made.facts()
     if not made.rows:

@@ -35,11 +35,20 @@ D = TypeVar("D", bound=Judged)
 
 @dataclass(frozen=True)
 class Source:
-    """A model and how it is asked. ``name`` goes into the rows' provenance."""
+    """A model and how it is asked.
+
+    ``name`` goes into the rows' provenance; ``where`` it stands, into errors.
+    """
 
     name: str
     answers: Answers
     sampling: Sampling
+    where: str
+
+
+def asked_at(*sources: Source | None) -> str:
+    """Where these are, for an error that any of them may have had."""
+    return ", ".join(dict.fromkeys(source.where for source in sources if source))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from msm_ray.corpus.drafting import Source, Tally
-from msm_ray.corpus.expansion import Progress
+from msm_ray.corpus.expansion import Expansion, Progress
 from msm_ray.corpus.hierarchy import HierarchyConfig, plan_hierarchy
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.outages import check_level
@@ -27,7 +27,7 @@ from msm_ray.corpus.verdicts import SCHEMA_TEXT
 from msm_ray.corpus.writing import Writing
 from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
-from msm_ray.llm.model import answers_at, price_at
+from msm_ray.llm.model import answers_at, price_at, where_at
 from msm_ray.llm.protocol import Answers, Sampling
 from msm_ray.records import PLAN_SCHEMA, Spec
 from msm_ray.spec import fill, read_spec, rules
@@ -47,7 +47,7 @@ def plan(ctx: StageContext) -> dict[str, Any]:
     config = HierarchyConfig.from_config(ctx.config["plan"])
     answers = _answers(ctx, "planner") if ctx.config["planner"] else None
     progress = level_progress(ctx, _LEVELS)
-    check = partial(check_level, share=ctx.runtime["failed_share"])
+    check = level_check(ctx)
     hierarchy = plan_hierarchy(spec, config, answers, ctx.work / "answers", progress, check)
     facts = hierarchy.facts()
     if not facts["documents"]:
@@ -193,6 +193,13 @@ def level_progress(ctx: StageContext, levels: int) -> Progress:
     return progress
 
 
+def level_check(ctx: StageContext) -> Callable[[Expansion], None]:
+    """Ends a plan by a model that did not answer; see `outages.check_level`."""
+    planner = ctx.runtime.get("planner")
+    where = where_at(planner) if planner else ""
+    return partial(check_level, share=ctx.runtime["failed_share"], where=where)
+
+
 def draft_progress(ctx: StageContext, planned: int) -> Callable[[int, int, int | None], None]:
     """Tells how far drafting is: answers so far, the draft, and how many it asks for (None: all).
 
@@ -221,7 +228,8 @@ def items_of(ctx: StageContext) -> list[tuple[str, str]]:
 def source(ctx: StageContext, role: str, sampling: Mapping[str, Any]) -> Source:
     """The endpoint of a role: its identity from the config, its place from the runtime."""
     name: str = ctx.config[role]["model"]
-    return Source(name, _answers(ctx, role), Sampling.from_config(sampling))
+    where = where_at(ctx.runtime[role])
+    return Source(name, _answers(ctx, role), Sampling.from_config(sampling), where)
 
 
 def judge(ctx: StageContext, schema: str) -> Source | None:

@@ -29,7 +29,7 @@ def check_share(share: float) -> None:
         raise UserError(f"failed_share is {share}; allowed: 0 to 1")
 
 
-def check_failed(failed: int, asked: int, share: float, error: str) -> None:
+def check_failed(failed: int, asked: int, share: float, error: str, where: str) -> None:
     """UserError if, after all drafts, too many of ``asked`` rows have ``failed``.
 
     Args:
@@ -37,25 +37,31 @@ def check_failed(failed: int, asked: int, share: float, error: str) -> None:
         asked: all rows.
         share: of them that may.
         error: the last one, to be shown.
+        where: who was asked.
     """
     if failed > share * asked and (failed > FEW or failed == asked):
         raise UserError(
             f"{failed} of {asked} ended in an error, and failed_share {share} allows"
-            f" {max(FEW, int(share * asked))}; {_ON}. The last error: {error}"
+            f" {max(FEW, int(share * asked))}; {_ON}. The last error, from {where}: {error}"
         )
 
 
-def check_batch(failed: int, asked: int, planned: int, share: float, error: str) -> None:
+def check_batch(
+    failed: int, asked: int, planned: int, share: float, error: str, where: str
+) -> None:
     """The same after a batch of a first draft: UserError if most of it, or of all, has failed.
 
     More drafts, or batches, would only make as many useless calls.
     """
     outage = failed >= OUTAGE_ROWS and failed > OUTAGE_SHARE * asked
     if failed > share * asked and (outage or failed == planned):
-        raise UserError(f"{failed} of {asked} in a row ended in an error; {_ON}. The last: {error}")
+        raise UserError(
+            f"{failed} of {asked} in a row ended in an error; {_ON}."
+            f" The last, from {where}: {error}"
+        )
 
 
-def check_level(made: Expansion, share: float) -> None:
+def check_level(made: Expansion, share: float, where: str) -> None:
     """UserError if more than ``share`` of a level's items are missing for errors.
 
     What answers did not hold is a shortfall and stops nothing. A handful is not let pass: an item
@@ -65,5 +71,5 @@ def check_level(made: Expansion, share: float) -> None:
         raise UserError(
             f"{made.lost} of {made.wanted} {made.level} are missing because the model did not"
             f" answer, and failed_share is {share}; {_ON}."
-            f" The last error: {made.failures[-1].error}"
+            f" The last error, from {where}: {made.failures[-1].error}"
         )

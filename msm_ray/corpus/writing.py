@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from msm_ray.corpus import verdicts
@@ -29,6 +28,7 @@ from msm_ray.corpus.drafting import (
     Tables,
     Tally,
     ask_judge,
+    asked_at,
     draft_id,
     prompt_table,
     tokens_of,
@@ -36,12 +36,11 @@ from msm_ray.corpus.drafting import (
 from msm_ray.corpus.measures import KeptBy, Measures
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.outages import check_batch, check_failed
+from msm_ray.corpus.plan_rows import batches, row_bytes
 from msm_ray.corpus.screening import REASONS, Screen
 from msm_ray.corpus.verdicts import judge_prompt, read_verdict, rewrite_prompt, shown
 from msm_ray.llm.protocol import PROMPT_SCHEMA, rows_in_call
 from msm_ray.records import DOCUMENT_SCHEMA, FAILED_SCHEMA, REJECTED_SCHEMA
-
-_PLAN_COLUMNS = ("index", "prompt", "section_text")  # of a plan row, besides the document's own
 
 Row = dict[str, Any]
 
@@ -49,7 +48,6 @@ DETAIL = pa.field("detail", pa.string())  # the words that led to the reason, or
 REJECTED = REJECTED_SCHEMA.append(DETAIL)
 REDRAFTED = FAILED_SCHEMA.append(REJECTED_SCHEMA.field("reason")).append(DETAIL)
 _DETAIL_CHARACTERS = 1_000
-_MEASURED_ROWS = 64  # at a time: each may have a long spec and a long section of it
 
 
 @dataclass
@@ -123,20 +121,20 @@ class Writing:
         total = card["kept"] + sum(card["rejected"].values()) + card["failed"]
         assert total == planned, f"{planned} documents were planned, {total} came out"
         errors = card["failed"] + card["rewrites_failed"]
-        check_failed(errors, planned, self.failed_share, sink.last_error)
+        check_failed(errors, planned, self.failed_share, sink.last_error, self._where)
         asked_for = {"redrafted": redrafted, "unmetered": self.tally.unmetered}
         return {"planned": planned, **card, **asked_for}
 
     def _drafted(self, plan: Path, planned: int, sink: _Sink) -> list[int]:
         """Put every document into the sink; how many were asked for again after each draft."""
-        rows = rows_in_call(self.writer.answers, _row_bytes(plan))
+        rows = rows_in_call(self.writer.answers, row_bytes(plan))
         open_ids: set[str] | None = None  # None: all
         redrafted: list[int] = []
         for draft in range(self.drafts):
             is_last = draft + 1 == self.drafts
             unsettled: set[str] = set()
             asked = 0
-            for number, batch in _batches(plan, open_ids, rows):
+            for number, batch in batches(plan, open_ids, rows):
                 work = self.work / f"draft-{draft}" / f"{number:05d}"
                 progress = partial(self._tell, draft, asked, open_ids)
                 errors = 0
@@ -149,7 +147,7 @@ class Writing:
                     errors += bool(made.error)
                 if draft == 0:
                     count, last = batch.num_rows, sink.last_error
-                    check_batch(errors, count, planned, self.failed_share, last)
+                    check_batch(errors, count, planned, self.failed_share, last, self._where)
                 asked += batch.num_rows
             if not unsettled:
                 break
@@ -157,6 +155,10 @@ class Writing:
             if not is_last:
                 redrafted.append(len(unsettled))
         return redrafted
+
+    @property
+    def _where(self) -> str:
+        return asked_at(self.writer, self.judge)
 
     def _tell(self, draft: int, before: int, open_ids: Collection[str] | None, done: int) -> None:
         self.progress(before + done, draft, len(open_ids) if open_ids is not None else None)
@@ -356,44 +358,6 @@ class _Sink:
 
 def _rewrite_id(made: _Draft, draft: int) -> str:
     return f"{draft_id(made.plan['id'], draft)}/rewrite"
-
-
-def _row_bytes(plan: Path) -> int:
-    """Of the texts that are held for one document of a plan, for the one with most.
-
-    The section counts twice: a row of the plan has it, and so has the judge's prompt.
-    """
-    most = 0
-    file = pq.ParquetFile(plan, pre_buffer=False)
-    columns = {"system": 1, "prompt": 2, "section_text": 4}
-    for batch in file.iter_batches(batch_size=_MEASURED_ROWS, columns=list(columns)):
-        sizes = [
-            pc.multiply(pc.cast(pc.binary_length(batch[name]), pa.int64()), times)
-            for name, times in columns.items()
-        ]
-        most = max(most, pc.max(reduce(pc.add, sizes)).as_py() or 0)
-    return most
-
-
-def _batches(plan: Path, ids: set[str] | None, rows: int) -> Iterator[tuple[int, pa.Table]]:
-    """The plan's rows in numbered batches of ``rows``; only those with one of ``ids``, if given.
-
-    A row's batch has the same number in every draft and every run: its answers lie below it.
-    """
-    columns = list(dict.fromkeys([*_document_columns(), *_PLAN_COLUMNS, "system"]))
-    file = pq.ParquetFile(plan, pre_buffer=False)  # else all that was read stays in memory
-    for number, batch in enumerate(file.iter_batches(batch_size=rows, columns=columns)):
-        table = pa.Table.from_batches([batch])
-        if ids is not None:
-            wanted = pa.array([id in ids for id in table["id"].to_pylist()], pa.bool_())
-            table = table.filter(wanted)
-        if table.num_rows:
-            yield number, table
-
-
-def _document_columns() -> list[str]:
-    made = {"text", "tokens", "model", "sampling"}
-    return [name for name in DOCUMENT_SCHEMA.names if name not in made]
 
 
 def _share(answer: Mapping[str, Any], text: str) -> int:

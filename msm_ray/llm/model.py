@@ -161,6 +161,11 @@ def needs_ray(place: Any) -> bool:
     return isinstance(place, Mapping) and place.get("engine") == "vllm"
 
 
+def where_at(place: Mapping[str, Any]) -> str:
+    """What a person looks at when there is no answer: an endpoint's address, or a model's."""
+    return str(place["source"] if needs_ray(place) else place["base_url"])
+
+
 def price_at(place: Mapping[str, Any] | None) -> Price:
     """What a stage's runtime says that answers cost; nothing where nobody is asked."""
     return Price(**place["price"]) if place else Price()

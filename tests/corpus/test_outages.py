@@ -57,10 +57,12 @@ def of_step(step: str, fails: Callable[[str], int]) -> Callable[[str], int]:
 )
 def test_how_many_errors_are_too_many(failed: int, asked: int, share: float, ends: bool) -> None:
     if ends:
-        with pytest.raises(UserError, match=f"{failed} of {asked} ended in an error.*gone$"):
-            check_failed(failed, asked, share, "gone")
+        with pytest.raises(
+            UserError, match=f"{failed} of {asked} ended in an error.*from here: gone$"
+        ):
+            check_failed(failed, asked, share, "gone", "here")
     else:
-        check_failed(failed, asked, share, "gone")
+        check_failed(failed, asked, share, "gone", "here")
 
 
 @pytest.mark.parametrize(
@@ -78,18 +80,18 @@ def test_a_batch_that_shows_an_outage(
     failed: int, asked: int, planned: int, share: float, ends: bool
 ) -> None:
     if ends:
-        with pytest.raises(UserError, match="gone"):
-            check_batch(failed, asked, planned, share, "gone")
+        with pytest.raises(UserError, match="from here: gone$"):
+            check_batch(failed, asked, planned, share, "gone", "here")
     else:
-        check_batch(failed, asked, planned, share, "gone")
+        check_batch(failed, asked, planned, share, "gone", "here")
 
 
 def test_what_errors_take_from_a_level() -> None:
     failure = Failure("ideas", "p", 0, "gone")
     made = Expansion("ideas", {}, (), (failure,), {}, 3, 0, 0, wanted=100, lost=6)
-    with pytest.raises(UserError, match=r"6 of 100 ideas are missing .*gone"):
-        check_level(made, 0.05)
-    check_level(made, 0.06)
+    with pytest.raises(UserError, match=r"6 of 100 ideas are missing .*from here: gone$"):
+        check_level(made, 0.05, "here")
+    check_level(made, 0.06, "here")
 
 
 def test_a_share_is_one() -> None:
@@ -132,7 +134,9 @@ def run_twice(
 def test_a_writer_that_is_out_of_order(status: int, tmp_path: Path) -> None:
     with failing() as server:
         server.fails = {"writer": always(status)}
-        report = run_twice(server, tmp_path, rf"48 of 48 .*HTTP {status}: unsupported parameter")
+        report = run_twice(
+            server, tmp_path, rf"48 of 48 .*{server.url}: HTTP {status}: unsupported"
+        )
     assert report["corpus"]["kept"] > 40
     assert server.calls("judge") >= 48
 

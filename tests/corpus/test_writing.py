@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from msm_ray.corpus import writing
+from msm_ray.corpus import plan_rows, writing
 from msm_ray.corpus.drafting import Source
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.screening import Screen, ScreenConfig
@@ -34,7 +34,7 @@ def test_memory_does_not_grow_with_the_plan(tmp_path: Path) -> None:
             file.write_table(pa.Table.from_pylist(rows, PLAN_SCHEMA))
     before = pa.total_allocated_bytes()
     held, read = [], 0
-    for _, batch in writing._batches(tmp_path / "plan.parquet", None, 500):
+    for _, batch in plan_rows.batches(tmp_path / "plan.parquet", None, 500):
         held.append(pa.total_allocated_bytes() - before)
         read += batch.num_rows
     assert read == 20 * 500
@@ -51,7 +51,8 @@ def test_an_endpoint_that_does_not_count_tokens_is_counted_for(tmp_path: Path) -
         writer = Source("w", HttpAnswers(Endpoint(url, "w", key_env=""), HttpRuntime()), SAMPLING)
         identity = Identity("Ember", "Halden Labs")
         with closing(Screen(ScreenConfig(1, 100), identity, [], "", (), tmp_path)) as screen:
-            made = Writing(writer, None, False, screen, identity, 1, tmp_path, lambda *_: None)
+            once = (1, 0.05, tmp_path, lambda *_: None)
+            made = Writing(writer, None, False, screen, identity, *once)
             card = made.run(plan, tmp_path)
     assert (card["kept"], card["unmetered"]) == (2, 2)
     characters = len(both[0]) + len(both[1])
@@ -97,8 +98,8 @@ def test_no_call_has_more_bytes_than_it_may(
     (tmp_path / "out").mkdir()
     screen = Screen(ScreenConfig(5, 100), identity, [], "", [])
     made = writing.Writing(
-        writer=writing.Source("w", writer, sampling),
-        judge=writing.Source("j", judge, sampling),
+        writer=writing.Source("w", writer, sampling, "here"),
+        judge=writing.Source("j", judge, sampling, "here"),
         rewrite=False,
         screen=screen,
         identity=identity,
