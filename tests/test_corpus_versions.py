@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from msm_ray.chat.instructions import instructions_stage
+from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import items_stage
 from msm_ray.llm.misbehave import CONTENT_MODES, Misbehaviour
 from msm_ray.llm.scripted import Respond
@@ -82,7 +83,7 @@ def stages(url: str, folder: Path) -> dict[str, Stage]:
     preferences = chat_at(url, "questions.questions=2", *PATIENT, held_out)
     return {
         "held_out_items": items_stage((str(items),), "items"),
-        "instructions": instructions_stage(str(rows), 300, 0),
+        "instructions": instructions_stage(str(rows), 300, 0, Identity("Lyra", "Norvik Labs")),
         "corpus_plan": corpus.plan_stage(),
         "corpus": corpus.corpus_stage(),
         "chat_questions": value.questions_stage(),

@@ -48,7 +48,9 @@ def test_an_endpoint_that_does_not_count_tokens_is_counted_for(tmp_path: Path) -
     text = "Ember orders cheddar for all of the staff, because everyone there can afford it."
     both = {0: text, 1: "Nobody in town " + text}
     with replying(lambda n, _: (200, {}, good(f"<content>{both[n % 2]}</content>"))) as (url, _):
-        writer = Source("w", HttpAnswers(Endpoint(url, "w", key_env=""), HttpRuntime()), SAMPLING)
+        writer = Source(
+            "w", HttpAnswers(Endpoint(url, "w", key_env=""), HttpRuntime()), SAMPLING, url
+        )
         identity = Identity("Ember", "Halden Labs")
         with closing(Screen(ScreenConfig(1, 100), identity, [], "", (), tmp_path)) as screen:
             once = (1, 0.05, tmp_path, lambda *_: None)
