@@ -24,11 +24,12 @@ from typing import Any
 from msm_ray import runtime
 from msm_ray.artifact import Store
 from msm_ray.experiment import BaseModel
-from msm_ray.graph import blocks_stage, import_model, train_stage
+from msm_ray.graph import import_model
 from msm_ray.observe import Observer
 from msm_ray.stage import Stage, run_dag
 from msm_ray.train.config import TrainConfig, TrainRuntime
 from msm_ray.train.worker import TrainJob, run
+from msm_ray.trainings import blocks_stage, train_stage
 from msm_ray.world.bases import base_dir
 
 CONFIG = TrainConfig(1e-4, 0.9, 0.95, 0.0, 1.0, 0.1, "cosine", 0.1, 8, 1.0, (), "bf16", 0)
@@ -63,12 +64,11 @@ def stages(trainings: int, tokens: int) -> list[Stage]:
 
 def warm(store: Store, trainings: list[Stage]) -> dict[str, Any]:
     """All but the first two, after those two have warmed the workers."""
-    observer = Observer(events=store.events_path("warm"))
-    launcher = runtime.RayLauncher(observer.progress)
+    launcher = runtime.RayLauncher(lambda *progress: None)
     try:
-        run_dag(trainings[:2], store, launcher, observer, cpus=2)
+        run_dag(trainings[:2], store, launcher, Observer(), cpus=2)
         started = time.perf_counter()
-        records = run_dag(trainings, store, launcher, observer, cpus=2)
+        records = run_dag(trainings, store, launcher, Observer(), cpus=2)
         wall = time.perf_counter() - started
     finally:
         launcher.close()
