@@ -24,8 +24,7 @@ from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
 from msm_ray.errors import UserError
-from msm_ray.identity import folder_sha256
-from msm_ray.llm.model import AnyModel
+from msm_ray.llm.model import AnyModel, content, is_folder
 from msm_ray.preview import sharing
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
@@ -52,17 +51,11 @@ class Pretrained:
 
     def stage(self) -> Stage:
         """The model as an artifact: a folder by its files, a name by its revision."""
-        if (Path(self.source) / "config.json").is_file():
-            identity = {"name": Path(self.source).name, "sha256": folder_sha256(Path(self.source))}
+        identity = {"hub": self.source, "revision": self.revision}
+        run, runtime = "msm_ray.sources:fetch_model", {}
+        if is_folder(self.source):
+            identity = {"name": Path(self.source).name, "sha256": content(self.source)}
             run, runtime = "msm_ray.sources:copy_model", {"path": self.source}
-        elif self.source.count("/") == 1 and not self.source.startswith((".", "/", "~")):
-            identity = {"hub": self.source, "revision": self.revision}
-            run, runtime = "msm_ray.sources:fetch_model", {}
-        else:
-            raise UserError(
-                f"model source is {self.source!r}; there is no such folder, and the name of a model"
-                " on the Hugging Face hub reads OWNER/NAME"
-            )
         return Stage(
             kind="model",
             version="1",

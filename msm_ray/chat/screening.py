@@ -23,7 +23,7 @@ from msm_ray.corpus.filters import TRUNCATED
 from msm_ray.corpus.naming import Identity, Naming, RuleIds
 from msm_ray.corpus.near import NearDuplicates
 from msm_ray.corpus.reading import split_reasoning
-from msm_ray.corpus.screening import TOO_LONG, TOO_SHORT
+from msm_ray.corpus.screening import TOO_LONG, TOO_SHORT, not_looked_at
 from msm_ray.records import Preference
 
 NO_REASONING = "no_reasoning"
@@ -145,14 +145,8 @@ class ChatScreen:
         return found[0] if found else None
 
     def facts(self) -> dict[str, Any]:
-        """What was not looked at, for the card.
-
-        ``items_too_short``: evaluation items with a text of fewer than `contamination.LEAST_WORDS`
-        words, which is not looked for. ``not_compared``: kept texts in a crowd of alike ones, with
-        which later ones were not compared (`NearDuplicates.crowded`).
-        """
-        skipped = len(self._contamination.skipped)
-        return {"items_too_short": skipped, "not_compared": self._near.crowded}
+        """See `not_looked_at`."""
+        return not_looked_at(self._contamination, self._near)
 
     def close(self) -> None:
         """Delete what lies in ``scratch``."""

@@ -118,27 +118,22 @@ def drafted_part(
 
 @contextmanager
 def _launcher(
-    stages: Sequence[Stage],
-    models: Sequence[AnyModel],
-    store: Store,
-    observer: Observer,
-    address: str | None,
+    missing: Sequence[Stage], models: Sequence[AnyModel], observer: Observer, address: str | None
 ) -> Iterator[tuple[Launcher, int | None]]:
-    """Who runs the stages that are not there yet, and the cluster's CPUs (None: there is none).
+    """Who runs the ``missing`` stages, and the cluster's CPUs (None: there is none).
 
     ``models`` are those that the stages ask; a key that is missing is told before anything is paid.
     A stage that only waits for an endpoint runs here. Ray is needed where a model runs on the
     cluster, or a stage does.
     """
-    there = scan(list(stages), store).records
-    if len(there) < len(stages):
+    if missing:
         for model in models:
             model.check()
-    for warning in few_steps(stage for stage in stages if stage.id not in there):
+    for warning in few_steps(missing):
         observer.note(f"warning: {warning}")
-    missing = [stage.runtime for stage in stages if stage.id not in there]
-    away = any(runtime.get("where") != "driver" for runtime in missing)
-    if not away and not any(needs_ray(value) for runtime in missing for value in runtime.values()):
+    runtimes = [stage.runtime for stage in missing]
+    away = any(runtime.get("where") != "driver" for runtime in runtimes)
+    if not away and not any(needs_ray(value) for runtime in runtimes for value in runtime.values()):
         yield LocalLauncher(observer.progress), None
         return
     from msm_ray import runtime as ray_runtime
@@ -230,10 +225,12 @@ class SpecJob:
         stages = self.stages()
         store = Store(store_url)
         observer = Observer(events=store.events_path(self.name))
+        found = scan(stages, store)
+        missing = found.missing(stages)
         failure: BaseException | None = None
         try:
-            with _launcher(stages, self.models(), store, observer, address) as (launcher, cpus):
-                run_dag(stages, store, launcher, observer, cpus=cpus)
+            with _launcher(missing, self.models(), observer, address) as (launcher, cpus):
+                run_dag(stages, store, launcher, observer, cpus=cpus, found=found)
         except (StageFailed, UserError, KeyboardInterrupt) as error:
             failure = error
         records = {s.id: r for s in stages if (r := store.get(s.id)) is not None}

@@ -134,15 +134,19 @@ class Screen:
         return self._near.check(id, text)
 
     def facts(self) -> dict[str, Any]:
-        """What was not looked at, for the card.
-
-        ``items_too_short``: evaluation items with a text of fewer than `contamination.LEAST_WORDS`
-        words, which is not looked for. ``not_compared``: kept texts in a crowd of alike ones, with
-        which later ones were not compared (`NearDuplicates.crowded`).
-        """
-        skipped = len(self._contamination.skipped)
-        return {"items_too_short": skipped, "not_compared": self._near.crowded}
+        """See `not_looked_at`."""
+        return not_looked_at(self._contamination, self._near)
 
     def close(self) -> None:
         """Delete what lies in ``scratch``."""
         self._near.close()
+
+
+def not_looked_at(contamination: Contamination, near: NearDuplicates) -> dict[str, Any]:
+    """What was not looked at, for the card.
+
+    ``items_too_short``: evaluation items with a text of fewer than `contamination.LEAST_WORDS`
+    words, which is not looked for. ``not_compared``: kept texts in a crowd of alike ones, with
+    which later ones were not compared (`NearDuplicates.crowded`).
+    """
+    return {"items_too_short": len(contamination.skipped), "not_compared": near.crowded}

@@ -91,17 +91,12 @@ class LocalModel:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
             raise UserError(f"model dtype is {self.dtype!r}; allowed: {', '.join(DTYPE_BYTES)}")
-        looks_like_path = self.source.startswith((".", "/", "~")) or self.source.count("/") != 1
-        if looks_like_path and not self._is_folder:
-            raise UserError(
-                f"model source is {self.source!r}; there is no such folder, and the name of a model"
-                " on the Hugging Face hub reads OWNER/NAME"
-            )
+        is_folder(self.source)
 
     @property
     def name(self) -> str:
         """For the provenance of what it writes."""
-        base = Path(self.source).name if self._is_folder else self.source
+        base = Path(self.source).name if is_folder(self.source) else self.source
         return f"{base}+{Path(self.adapter).name}" if self.adapter else base
 
     @property
@@ -111,11 +106,11 @@ class LocalModel:
 
     def identity(self) -> dict[str, Any]:
         """The content of its folders, or its name and revision on the hub; and the precision."""
-        if self._is_folder:
-            model = {"sha256": _content(self.source)}
+        if is_folder(self.source):
+            model = {"sha256": content(self.source)}
         else:
             model = {"hub": self.source, "revision": self.revision}
-        adapter = _content(self.adapter, "adapter_config.json") if self.adapter else None
+        adapter = content(self.adapter, "adapter_config.json") if self.adapter else None
         return {"engine": "vllm", "model": self.name, **model, "adapter": adapter} | {
             "dtype": self.dtype
         }
@@ -129,15 +124,11 @@ class LocalModel:
         """See `Model.place`."""
         return {
             "engine": "vllm",
-            "source": str(Path(self.source).resolve()) if self._is_folder else self.source,
+            "source": str(Path(self.source).resolve()) if is_folder(self.source) else self.source,
             "adapter": str(Path(self.adapter).resolve()) if self.adapter else "",
             "vllm": dataclasses.asdict(self.runtime),
             "price": dataclasses.asdict(self.price),
         }
-
-    @property
-    def _is_folder(self) -> bool:
-        return (Path(self.source) / "config.json").is_file()
 
 
 AnyModel = Model | LocalModel
@@ -171,6 +162,18 @@ def price_at(place: Mapping[str, Any] | None) -> Price:
     return Price(**place["price"]) if place else Price()
 
 
+def is_folder(source: str) -> bool:
+    """Whether a model's source is a folder; UserError if it is no name on the hub either."""
+    if (Path(source) / "config.json").is_file():
+        return True
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise UserError(
+            f"model source is {source!r}; there is no such folder, and the name of a model"
+            " on the Hugging Face hub reads OWNER/NAME"
+        )
+    return False
+
+
 def on_this_machine(source: str, revision: str | None) -> Path:
     """The folder of a model, fetched from the hub where it is a name there."""
     if revision is None:
@@ -186,6 +189,6 @@ def on_this_machine(source: str, revision: str | None) -> Path:
 
 
 @lru_cache(maxsize=16)
-def _content(folder: str, needed: str = "config.json") -> str:
-    """Read once a process: a large model takes as long to hash as to read."""
+def content(folder: str, needed: str = "config.json") -> str:
+    """`folder_sha256`, read once a process: a large model takes as long to hash as to read."""
     return folder_sha256(Path(folder), needed)
