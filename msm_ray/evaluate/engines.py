@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_ray.errors import UserError
-from msm_ray.evaluate.tasks import Request
+from msm_ray.evaluate.requests import Request
 from msm_ray.llm.environment import engine_env
 from msm_ray.llm.memory import (
     EngineMemory,

@@ -17,7 +17,7 @@ from msm_ray.evaluate.engines import (
     LoadReport,
 )
 from msm_ray.evaluate.pool import BEAT_SECONDS, MAX_ENGINES, Lease, LeaseLost, engine_pool
-from msm_ray.evaluate.tasks import Request
+from msm_ray.evaluate.requests import Request
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from msm_ray.evaluate.engines import (
     LoadReport,
     environment,
 )
-from msm_ray.evaluate.tasks import Request
+from msm_ray.evaluate.requests import Request
 
 NAME, NAMESPACE = "engine-pool", "msm-ray"
 MAX_ENGINES = 2  # per machine, when nothing else is asked for

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from msm_ray.errors import UserError
+from msm_ray.evaluate.requests import Request
 from msm_ray.evaluate.scorers import forced_choice, mean_loss, named_option
 
 # Which rows of the items table an eval reads.
@@ -59,22 +60,6 @@ class Item:
     prompt: str
     open_prompt: str
     options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One thing to compute, as token ids; ``kind`` says what comes back.
-
-    next:     logprob of each of ``candidates`` (token ids) right after ``prompt``: list of floats
-    sequence: logprob of each token of ``prompt`` from position ``start`` on: list of floats
-    generate: greedy continuation of ``prompt``, up to ``max_tokens``, end token left out: ids
-    """
-
-    kind: str
-    prompt: tuple[int, ...]
-    candidates: tuple[int, ...] = ()
-    start: int = 1
-    max_tokens: int = 1
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from msm_ray.evaluate.engines import (
 )
 from msm_ray.evaluate.leasing import Answers, answer, leased
 from msm_ray.evaluate.pool import Slot, choose
-from msm_ray.evaluate.tasks import Request
+from msm_ray.evaluate.requests import Request
 
 from .tiny import BOS, EOS
 
@@ -239,7 +239,7 @@ DRIVER = """
 import sys, ray
 from msm_ray.evaluate.engines import read_checkpoint
 from msm_ray.evaluate.leasing import leased
-from msm_ray.evaluate.tasks import Request
+from msm_ray.evaluate.requests import Request
 ray.init(address="local", num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False,
          log_to_driver=False)
 checkpoint = read_checkpoint(sys.argv[1])
