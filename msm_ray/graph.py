@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msm_ray.cells import Cell
 from msm_ray.errors import UserError
 from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
 from msm_ray.identity import folder_sha256
@@ -37,16 +38,6 @@ FILLERS = {  # kind -> what makes it, and its version
     "replay": ("msm_ray.world.stages:replay", "2"),
     "chats": ("msm_ray.world.chats:chats", "1"),
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One checkpoint's evaluations: an arm on a base with a seed."""
-
-    arm: str
-    base: str
-    seed: int
-    stage: Stage
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,7 @@ def build(exp: Experiment) -> Graph:
         UserError: a spec or a base model cannot be used, or a setting cannot work with them.
     """
     specs = {s.name: import_spec(s) for s in exp.specs}
+    evals = exp.evaluation.evals
     cells: list[Cell] = []
     corpora: dict[tuple[str, str], Stage] = {}
     trainings: list[tuple[str, str, int, str, Stage]] = []
@@ -93,7 +85,7 @@ def build(exp: Experiment) -> Graph:
                 trainings.append((f"{arm}+aft", base.name, seed, "aft", both))
                 checkpoints += [(arm, mid), (f"{arm}+aft", both)]
             cells += [
-                Cell(arm, base.name, seed, evaluate(exp, m, items, _label(arm, base, seed)))
+                Cell(arm, base.name, seed, evaluate(exp, m, items, _label(arm, base, seed)), evals)
                 for arm, m in checkpoints
             ]
     check_limits(exp)
