@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from msm_ray.artifact import Record, Store
-from msm_ray.cells import arm_facts, compared_arms, effects, expected, missing
+from msm_ray.cells import arm_facts, compared_arms, effects, expected, missing, problems
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph
 from msm_ray.observe import cost_summary
@@ -62,6 +62,7 @@ def assemble(
         "fingerprint": fingerprint(graph),
         "wall_seconds": round(run["wall_seconds"], 2),
         "complete": not lacking,
+        "problems": problems(graph.cells, records),
         "cells": {"expected": wanted, "present": wanted - len(lacking), "missing": lacking},
         "arms": {
             arm: arm_facts(

@@ -53,6 +53,16 @@ def expected(cells: Sequence[Cell]) -> int:
     return sum(len(c.evals) for c in cells)
 
 
+def problems(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[str]:
+    """What evaluations say went wrong (``problems`` in a stage's facts), a line for each."""
+    return [
+        f"{c.arm}, {c.base}, seed {c.seed}: {problem}"
+        for c in cells
+        if c.stage.id in records
+        for problem in records[c.stage.id].facts.get("problems", ())
+    ]
+
+
 def values(
     cells: Sequence[Cell],
     records: Mapping[str, Record],
@@ -107,9 +117,7 @@ def _eval(
     once = [records[i].facts["evals"][name] for i in sorted({c.stage.id for c in present})]
     interval = rate_ci(values(present, records, arm, name))
     domains = list(dict.fromkeys(d for r in results for d in r["by_domain"]))
-    counts = {
-        k: sum(r[k] for r in once) for k in ("refused", "failed") if any(k in r for r in once)
-    }
+    counted = [k for k in ("refused", "failed") if any(k in r for r in once)]
     return {
         "rate": interval.value,
         "ci95": [interval.low, interval.high],

@@ -14,6 +14,7 @@ from msm_ray.llm.model import Model
 from msm_ray.train.config import TrainConfig, TrainRuntime
 
 if TYPE_CHECKING:
+    from msm_ray.artifact import Store
     from msm_ray.settings import RunResult
 
 
@@ -240,9 +241,16 @@ class Experiment:
 
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run what is missing in the store and write the report; see :mod:`msm_ray.run`."""
-        from msm_ray.run import run
+        from msm_ray.assemble import assemble
+        from msm_ray.graph import build
+        from msm_ray.run import run_job
 
-        return run(self, store_url, address)
+        graph = build(self)  # before the cluster: wrong input is told at once
+
+        def report(store: Store, *of_run: Any) -> dict[str, Any]:
+            return assemble(self, graph, store, *of_run)
+
+        return run_job(self.name, graph.stages, store_url, address, report)
 
     def preview(self, store_url: str) -> dict[str, Any]:
         """What a run would cost and what is already there, without a cluster."""
