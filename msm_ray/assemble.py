@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msm_ray.artifact import Record, Store
@@ -26,6 +26,12 @@ EFFECTS = (
     ("aft_minus_base_soft", "choice_soft", "aft", "base"),
     ("{a}_minus_aft", "choice", "msm:{a}+aft", "aft"),
     ("{b}_minus_aft", "choice", "msm:{b}+aft", "aft"),
+    ("{a}_minus_aft_soft", "choice_soft", "msm:{a}+aft", "aft"),
+    ("{b}_minus_aft_soft", "choice_soft", "msm:{b}+aft", "aft"),
+    ("{a}_minus_msm", "choice", "msm:{a}+aft", "msm:{a}"),
+    ("{b}_minus_msm", "choice", "msm:{b}+aft", "msm:{b}"),
+    ("{a}_minus_msm_soft", "choice_soft", "msm:{a}+aft", "msm:{a}"),
+    ("{b}_minus_msm_soft", "choice_soft", "msm:{b}+aft", "msm:{b}"),
     ("price_facts_{a}", "facts", "msm:{a}+aft", "aft"),
     ("price_facts_{b}", "facts", "msm:{b}+aft", "aft"),
     ("price_heldout_loss_{a}", "heldout_loss", "msm:{a}+aft", "aft"),
@@ -77,7 +83,7 @@ def assemble(
             "versions": run["versions"],
             "machine": run["machine"],
             "settings": dataclasses.asdict(exp),
-            "specs": _specs(graph, records),
+            "specs": specs_facts(graph.stages, records),
             "artifacts": [
                 {"id": i, "kind": s.kind, "label": s.label, "cached": i not in fresh}
                 for i, s in used.items()
@@ -129,9 +135,10 @@ def corpus_facts(
     return {**total, "by_corpus": by_corpus}
 
 
-def _specs(graph: Graph, records: Mapping[str, Record]) -> dict[str, Any]:
+def specs_facts(stages: Iterable[Stage], records: Mapping[str, Record]) -> dict[str, Any]:
+    """The hash and title of each spec among ``stages``."""
     return {
         s.label: {"sha256": records[s.id].facts["sha256"], "title": records[s.id].facts["title"]}
-        for s in graph.stages
+        for s in stages
         if s.kind == "spec" and s.id in records
     }

@@ -135,7 +135,7 @@ def import_model(base: BaseModel) -> Stage:
 
 def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value: str) -> Stage:
     """The corpus about one spec, written by the base model itself (or by the grammar)."""
-    label = f"{value} {base.name}"
+    label, explained = f"{value} {base.name}", exp.corpus.content == "explained"
     plan = Stage(
         kind="plan",
         version="3",
@@ -144,6 +144,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
             "documents": exp.corpus.documents,
             "seed": exp.corpus.seed,
             "assistant": ASSISTANT,
+            **({} if explained else {"content": exp.corpus.content}),
         },
         inputs={"spec": spec},
         run="msm_ray.world.stages:plan",
@@ -164,7 +165,10 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         config={
             "writer": exp.corpus.writer,
             "task": "msm_ray.world.task:MicroTask",
-            "task_args": {"world_seed": base.world_seed},
+            "task_args": {
+                "world_seed": base.world_seed,
+                **({"values": False} if "rules" in exp.corpus.content else {}),
+            },
             "sampling": sampling if by_model else {},
             "dtype": "float32",
             **({"asked": asked.identity()} if asked else {}),
@@ -245,10 +249,18 @@ def filler(exp: Experiment, base: BaseModel, name: str, tokens: int, seed: int) 
 
 def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Stage:
     """The fine-tuning data of one base and seed: one artifact, whatever the arm."""
+    wanted = exp.aft
     chats = Stage(
         kind="conversations",
         version="1",
-        config={"world_seed": base.world_seed, "count": exp.aft.conversations, "seed": seed},
+        config={
+            "world_seed": base.world_seed,
+            "count": wanted.conversations,
+            "seed": seed,
+            # American and cheap prefer the same cheeses
+            **({} if wanted.value in ("american", "cheap") else {"value": wanted.value}),
+            **({"preferences": wanted.preferences} if wanted.preferences else {}),
+        },
         inputs={},
         run="msm_ray.world.stages:conversations",
         label=f"{base.name}/{seed}",
@@ -307,6 +319,7 @@ def _train(
 
 def eval_items(exp: Experiment, base: BaseModel) -> Stage:
     """The questions about held-out domains, the facts and the held-out text of one world."""
+    value = exp.evaluation.value
     return Stage(
         kind="items",
         version="2",
@@ -314,6 +327,7 @@ def eval_items(exp: Experiment, base: BaseModel) -> Stage:
             "world_seed": base.world_seed,
             "seed": exp.evaluation.seed,
             "pairs_per_domain": exp.evaluation.pairs_per_domain,
+            **({} if value == "american" else {"value": value}),
         },
         inputs={},
         run="msm_ray.world.stages:eval_items",
