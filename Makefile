@@ -1,5 +1,6 @@
 # make demo   set-up (first time only), then the whole method on the micro-world; prints the report's path
 # make test   set-up, lint, types, every test
+# make test-long   those that repeat or measure more than make test has time for
 #
 # DEVICE=cpu|gpu   default: found by itself       PYTHON=...   default: python3.11
 # VENV=DIR         default: .venv                 STORE=URL    default: ./msm-store
@@ -15,7 +16,7 @@ BIN    := $(VENV)/bin
 IN_ENV  = PATH="$(abspath $(BIN)):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-slow lint format doctor clean
+.PHONY: help setup demo test test-fast test-slow test-long lint format doctor clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -35,6 +36,11 @@ test-fast: setup
 
 test-slow: setup
 	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 -m "slow or ray or vllm or browser" $(ARGS)
+
+# What has a shorter version in "make test" (fewer kills), or repeats it on more (every backend).
+LONG = tests/train/test_resume.py tests/test_crash.py tests/test_backends_whole.py
+test-long: setup
+	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 --long $(LONG) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

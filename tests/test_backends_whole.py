@@ -8,6 +8,7 @@ from whole import finish
 COMMON = ("corpus.writer=scripted", "midtrain.train.precision=fp32")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)

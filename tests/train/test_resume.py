@@ -1,6 +1,7 @@
 """Processes of a run are killed with SIGKILL, and the run ends as if none had been.
 
-Killed at random steps; the seed is printed, so that a failure can be repeated with it.
+Killed at random steps; the seed is printed, so that a failure can be repeated with it. Once each;
+three times with ``--long``.
 """
 
 from __future__ import annotations
@@ -34,16 +35,15 @@ DRIVER = Path(__file__).with_name("driver.py")
 STEPS = 45
 EVERY = 4  # steps between two checkpoints of a run that is to be killed
 SELDOM = 16  # and of one that is not: two of them stay, the first far from the end
-KILLS = 3
 # 12 blocks a step: two and three ranks share them alike
 CONFIG = TrainConfig(3e-3, 0.9, 0.95, 0.1, 1.0, 0.1, "cosine", 0.1, 12, 5.0, (), "fp32", 0)
 
 
 @pytest.fixture
-def kill_steps() -> list[int]:
-    """Three steps of the run, far enough from its end to be met."""
+def kill_steps(long: bool) -> list[int]:
+    """Steps of the run, far enough from its end to be met."""
     seed = int.from_bytes(os.urandom(4), "little")
-    steps = sorted(random.Random(seed).sample(range(2, STEPS - 12), KILLS))
+    steps = sorted(random.Random(seed).sample(range(2, STEPS - 12), 3 if long else 1))
     print(f"kill after steps {steps} (seed {seed})")
     return steps
 
@@ -124,7 +124,7 @@ def pair(ray_cluster: None, make_job: Callable[..., TrainJob]) -> TrainJob:
 def check_same_run(job: TrainJob, expected: TrainJob, kill_steps: list[int]) -> None:
     started = [event["step"] for event in events(job, "start")]
     print(f"started after steps {started}")
-    assert len(started) == KILLS + 1
+    assert len(started) == len(kill_steps) + 1
     for step, start in zip(kill_steps, started[1:], strict=True):
         # A step's line comes before its checkpoint. One of those may have been under way; then
         # the one before it was committed.
@@ -170,9 +170,9 @@ def test_a_killed_driver(
     job = make_job(backend, 1 if backend == "single" else 2)
     file = Path(job.work).with_name("job.json")
     file.write_text(job.to_json())
-    for attempt in range(1, KILLS + 2):
+    for attempt in range(1, len(kill_steps) + 2):
         driver = subprocess.Popen([sys.executable, str(DRIVER), str(file)])
-        if attempt > KILLS:
+        if attempt > len(kill_steps):
             assert driver.wait(300) == 0
             break
         wait_for_step(job, kill_steps[attempt - 1], attempt, lambda: driver.poll() is None)  # noqa: B023
@@ -193,7 +193,7 @@ def test_killed_workers(
     which: str, pair: TrainJob, make_job: Callable[..., TrainJob], kill_steps: list[int]
 ) -> None:
     """Ray Train starts them again; the driver lives on and notices nothing."""
-    job = make_job("fsdp2", 2, max_failures=KILLS)
+    job = make_job("fsdp2", 2, max_failures=len(kill_steps))
     thread = threading.Thread(target=run, args=(job, lambda fraction, facts: None))
     thread.start()
     for attempt, step in enumerate(kill_steps, 1):
