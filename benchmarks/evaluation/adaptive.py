@@ -6,8 +6,8 @@ model and arm, with the published mean rates of harm (.05 to .70) and cells spre
 
 - *same promise*: every cell is at most as wide as the widest of 300 rollouts, at a rate of 1/2.
 - *wider promises*: the same against the fixed number of rollouts that this promise needs.
-- *same mean width*: cells as wide as those of 300 rollouts are on average. A fixed number wins here:
-  it makes extreme cells narrower for the same rollouts.
+- *same mean width*: cells as wide as those of 300 rollouts are on average. A fixed number wins
+  here: it makes extreme cells narrower for the same rollouts.
 - *coverage*: of the 95 % interval after stopping, by rate.
 
 Writes adaptive.json. A minute on one core.

@@ -73,7 +73,7 @@ def table_of(cells: Cells, weights: Mapping[str, float] | None) -> Table:
     kinds = sorted({_kind(cell) for _, cell in runs})
     if len(kinds) > 1:
         raise ValueError(f"runs are given in different ways: {', '.join(kinds)}")
-    if weights and kinds != ["values by id"]:
+    if weights is not None and kinds != ["values by id"]:
         raise ValueError("weights are by item id, so the values must be too")
     found = [_values(where, cell) for where, cell in runs]
     if kinds == ["a rate"]:
@@ -81,12 +81,14 @@ def table_of(cells: Cells, weights: Mapping[str, float] | None) -> Table:
         return Table(np.concatenate(found), none, none, groups)
     names = [list(cell) for _, cell in runs if isinstance(cell, Mapping)]
     column = {name: i for i, name in enumerate(sorted(set().union(*names)))}
+    if weights is not None and (without := [n for n in column if not weights.get(n, 0) > 0]):
+        raise ValueError(f"weights: item {without[0]!r} has none above zero")
     width = len(column) or max(len(values) for values in found)
     values_RI, share_RI = np.zeros((2, len(runs), width))
     for r, values in enumerate(found):
         at = [column[name] for name in names[r]] if names else slice(len(values))
         values_RI[r, at] = values
-        share_RI[r, at] = [weights[name] for name in names[r]] if weights else 1.0
+        share_RI[r, at] = 1.0 if weights is None else [weights[n] for n in names[r]]
     total_R = share_RI.sum(axis=1)
     means_R = (share_RI * values_RI).sum(axis=1) / total_R
     return Table(means_R, values_RI, share_RI / total_R[:, None], groups)

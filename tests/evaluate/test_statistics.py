@@ -12,7 +12,7 @@ from msm_ray.evaluate.intervals import wilson
 from msm_ray.evaluate.statistics import Over, by_item, paired_effect, rate_ci
 
 Values = dict[str, dict[int, list[float]]]
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=25, deadline=None)
 BOTH: tuple[Over, ...] = ("items", "seeds")
 ALL: tuple[Over, ...] = ("items", "seeds", "bases")
 real = st.floats(min_value=-5, max_value=5).map(lambda x: round(x, 6))
@@ -249,6 +249,14 @@ def test_weights_are_those_of_a_ratio() -> None:
     assert got.value == pytest.approx(mean)
     squares = sum((tokens[k] * (loss[k] - mean) / 60) ** 2 for k in tokens)
     assert got.se == pytest.approx(math.sqrt(squares * 3 / 2))
+
+
+@pytest.mark.parametrize("weights", [{"p": 1.0}, {"p": 1.0, "q": 0.0}, {"p": 1.0, "q": -1.0}])
+def test_an_item_without_weight_is_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="'q' has none"):
+        rate_ci({"b": {0: {"p": 1.0, "q": 0.0}}}, weights=weights)
+    with pytest.raises(ValueError, match="by item id"):
+        rate_ci({"b": {0: [1.0, 0.0]}}, weights=weights)
 
 
 def test_rows_of_both_orders_become_one_value_per_item() -> None:
