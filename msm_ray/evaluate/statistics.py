@@ -5,7 +5,8 @@ several sources of noise to hold, and says in :attr:`Interval.over` which ones i
 
 ``items``
     other items of the same kind. The cluster is the item: its values from several orders, samples,
-    seeds and bases are one draw. Needs values per item, and two items.
+    seeds and bases are one draw. Needs values per item, and two items. Items that differ between
+    bases need different ids.
 ``seeds``
     another training run of the same recipe on these base models. Needs two seeds of some base.
 ``bases``

@@ -226,6 +226,18 @@ def test_items_asked_again_by_every_seed_are_not_new_items() -> None:
     assert got.se == pytest.approx(math.sqrt(0.24 / 100), rel=0.12)
 
 
+def test_bases_with_items_of_their_own_are_two_samples() -> None:
+    rng = np.random.default_rng(3)
+    cells = {
+        base: {0: {f"{base}/{i}": float(x) for i, x in enumerate(rng.normal(0, 1, 200))}}
+        for base in "ab"
+    }
+    a, b = (np.array(list(cells[base][0].values())) for base in "ab")
+    got = rate_ci(cells)
+    assert got.items == got.n == 400
+    assert got.se**2 == pytest.approx((a.var() / 200 + b.var() / 200) / 4, rel=0.01)
+
+
 def test_pairing_removes_what_both_sides_share() -> None:
     rng = np.random.default_rng(1)
     level = {b: {s: rng.normal(0, 1, 50) for s in range(3)} for b in "uvw"}
