@@ -202,6 +202,17 @@ def pooled(rows: list[dict]) -> list[dict]:
     return table
 
 
+def one_row_a_line(record: dict) -> str:
+    """JSON in which every row of a table is a line."""
+    parts = []
+    for name, value in record.items():
+        text = json.dumps(value)
+        if isinstance(value, list):
+            text = "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]"
+        parts.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 def main() -> None:
     """All settings; a table on the terminal, and everything in the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -247,7 +258,7 @@ def main() -> None:
         "results": rows,
         "results_hard": hard,
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    args.out.write_text(one_row_a_line(record))
 
 
 if __name__ == "__main__":
