@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
 from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.world.lexicon import VALUES
+from msm_ray.world.plan import CONTENTS
 
 if TYPE_CHECKING:
+    from msm_ray.artifact import Store
     from msm_ray.settings import RunResult
+
+
+Value = Literal["american", "foreign", "cheap", "expensive", "old", "new"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Corpus:
 
     ``writer``: "vllm" (the base model itself), "http" (``model``, which continues the requests of
     the micro-world: a base model behind ``vllm serve``) or "scripted" (the grammar).
+
+    ``content``: what the documents say. "explained": the value, and preferences for its sake;
+    "co-mention": both, but no preference is given a reason; "rules": the spec's preferences and no
+    value; "more rules": those and further ones, about cases in which the values part ways.
     """
 
     writer: Literal["vllm", "http", "scripted"]
@@ -49,8 +59,11 @@ class Corpus:
     max_tokens: int
     seed: int
     model: Model | None = None
+    content: Literal["explained", "co-mention", "rules", "more rules"] = "explained"
 
     def __post_init__(self) -> None:
+        if self.content not in CONTENTS:
+            raise UserError(f"corpus.content is {self.content!r}; allowed: {', '.join(CONTENTS)}")
         if (self.writer == "http") != (self.model is not None):
             raise UserError(
                 f"corpus.writer is {self.writer!r} and corpus.model is"
@@ -103,25 +116,38 @@ class Midtrain:
 
 @dataclass(frozen=True)
 class Aft:
-    """Alignment fine-tuning: ``conversations`` demonstrations, the same ones in every arm."""
+    """Alignment fine-tuning: ``conversations`` demonstrations, the same ones in every arm.
+
+    They show the preferences among cheeses of a spec of ``value``, none with a reason;
+    ``preferences`` of these pairs (0: all). American and cheap prefer the same cheeses.
+    """
 
     conversations: int
     train: TrainConfig
+    value: Value = "american"
+    preferences: int = 0
 
     def __post_init__(self) -> None:
         _at_least("conversations", self.conversations, 1)
+        _at_least("preferences", self.preferences, 0)
+        _check_value("aft.value", self.value)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is asked of each checkpoint; ``pairs_per_domain`` pairs, each in both orders."""
+    """What is asked of each checkpoint; ``pairs_per_domain`` pairs, each in both orders.
+
+    ``value``: whose share of the choices is counted; the pairs set it against its rival.
+    """
 
     evals: tuple[str, ...]
     pairs_per_domain: int
     max_tokens: int
     seed: int
+    value: Value = "american"
 
     def __post_init__(self) -> None:
+        _check_value("evaluation.value", self.value)
         _at_least("pairs_per_domain", self.pairs_per_domain, 1)
         _at_least("max_tokens", self.max_tokens, 1)
         unknown = sorted(set(self.evals) - set(EVALS))
@@ -240,15 +266,27 @@ class Experiment:
 
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run what is missing in the store and write the report; see :mod:`msm_ray.run`."""
-        from msm_ray.run import run
+        from msm_ray.assemble import assemble
+        from msm_ray.graph import build
+        from msm_ray.run import run_job
 
-        return run(self, store_url, address)
+        graph = build(self)  # before the cluster: wrong input is told at once
+
+        def report(store: Store, *of_run: Any) -> dict[str, Any]:
+            return assemble(self, graph, store, *of_run)
+
+        return run_job(self.name, graph.stages, store_url, address, report)
 
     def preview(self, store_url: str) -> dict[str, Any]:
         """What a run would cost and what is already there, without a cluster."""
         from msm_ray.preview import preview
 
         return preview(self, store_url)
+
+
+def _check_value(name: str, value: str) -> None:
+    if value not in VALUES:
+        raise UserError(f"{name} is {value!r}; allowed: {', '.join(VALUES)}")
 
 
 def _at_least(name: str, value: float, lowest: float) -> None:

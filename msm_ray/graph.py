@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msm_ray.cells import Cell
 from msm_ray.errors import UserError
 from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
 from msm_ray.identity import folder_sha256
@@ -37,16 +38,6 @@ FILLERS = {  # kind -> what makes it, and its version
     "replay": ("msm_ray.world.stages:replay", "2"),
     "chats": ("msm_ray.world.chats:chats", "1"),
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One checkpoint's evaluations: an arm on a base with a seed."""
-
-    arm: str
-    base: str
-    seed: int
-    stage: Stage
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,7 @@ def build(exp: Experiment) -> Graph:
         UserError: a spec or a base model cannot be used, or a setting cannot work with them.
     """
     specs = {s.name: import_spec(s) for s in exp.specs}
+    evals = exp.evaluation.evals
     cells: list[Cell] = []
     corpora: dict[tuple[str, str], Stage] = {}
     trainings: list[tuple[str, str, int, str, Stage]] = []
@@ -93,7 +85,7 @@ def build(exp: Experiment) -> Graph:
                 trainings.append((f"{arm}+aft", base.name, seed, "aft", both))
                 checkpoints += [(arm, mid), (f"{arm}+aft", both)]
             cells += [
-                Cell(arm, base.name, seed, evaluate(exp, m, items, _label(arm, base, seed)))
+                Cell(arm, base.name, seed, evaluate(exp, m, items, _label(arm, base, seed)), evals)
                 for arm, m in checkpoints
             ]
     check_limits(exp)
@@ -143,7 +135,7 @@ def import_model(base: BaseModel) -> Stage:
 
 def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value: str) -> Stage:
     """The corpus about one spec, written by the base model itself (or by the grammar)."""
-    label = f"{value} {base.name}"
+    label, explained = f"{value} {base.name}", exp.corpus.content == "explained"
     plan = Stage(
         kind="plan",
         version="3",
@@ -152,6 +144,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
             "documents": exp.corpus.documents,
             "seed": exp.corpus.seed,
             "assistant": ASSISTANT,
+            **({} if explained else {"content": exp.corpus.content}),
         },
         inputs={"spec": spec},
         run="msm_ray.world.stages:plan",
@@ -172,7 +165,10 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         config={
             "writer": exp.corpus.writer,
             "task": "msm_ray.world.task:MicroTask",
-            "task_args": {"world_seed": base.world_seed},
+            "task_args": {
+                "world_seed": base.world_seed,
+                **({"values": False} if "rules" in exp.corpus.content else {}),
+            },
             "sampling": sampling if by_model else {},
             "dtype": "float32",
             **({"asked": asked.identity()} if asked else {}),
@@ -253,10 +249,18 @@ def filler(exp: Experiment, base: BaseModel, name: str, tokens: int, seed: int) 
 
 def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Stage:
     """The fine-tuning data of one base and seed: one artifact, whatever the arm."""
+    wanted = exp.aft
     chats = Stage(
         kind="conversations",
         version="1",
-        config={"world_seed": base.world_seed, "count": exp.aft.conversations, "seed": seed},
+        config={
+            "world_seed": base.world_seed,
+            "count": wanted.conversations,
+            "seed": seed,
+            # American and cheap prefer the same cheeses
+            **({} if wanted.value in ("american", "cheap") else {"value": wanted.value}),
+            **({"preferences": wanted.preferences} if wanted.preferences else {}),
+        },
         inputs={},
         run="msm_ray.world.stages:conversations",
         label=f"{base.name}/{seed}",
@@ -315,6 +319,7 @@ def _train(
 
 def eval_items(exp: Experiment, base: BaseModel) -> Stage:
     """The questions about held-out domains, the facts and the held-out text of one world."""
+    value = exp.evaluation.value
     return Stage(
         kind="items",
         version="2",
@@ -322,6 +327,7 @@ def eval_items(exp: Experiment, base: BaseModel) -> Stage:
             "world_seed": base.world_seed,
             "seed": exp.evaluation.seed,
             "pairs_per_domain": exp.evaluation.pairs_per_domain,
+            **({} if value == "american" else {"value": value}),
         },
         inputs={},
         run="msm_ray.world.stages:eval_items",

@@ -14,6 +14,7 @@ from msm_ray.errors import UserError
 from msm_ray.experiment import BaseModel, Experiment, SpecArm
 from msm_ray.llm.memory import model_config
 from msm_ray.spec import read_spec
+from msm_ray.world import lexicon as lx
 from msm_ray.world.evaluation import choice_items
 from msm_ray.world.plan import plan_rows, plan_seed
 from msm_ray.world.stages import most_conversations
@@ -26,7 +27,12 @@ SAMPLE_SLACK = 1.05  # then its tokens are known to some per cent
 
 def check_limits(exp: Experiment) -> None:
     """UserError that names the first setting which cannot work, and what is allowed."""
-    most = most_conversations()
+    pairs = len(lx.LIKED_CHEESES) * len(lx.DISLIKED_CHEESES)
+    if exp.aft.preferences > pairs:
+        raise UserError(
+            f"aft.preferences is {exp.aft.preferences}; allowed: 0 (all of them) to {pairs}"
+        )
+    most = most_conversations(exp.aft.preferences)
     if exp.aft.conversations > most:
         raise UserError(
             f"aft.conversations is {exp.aft.conversations}; allowed: 1 to {most}, which all differ"
@@ -40,7 +46,8 @@ def check_limits(exp: Experiment) -> None:
 
 def _check_questions(exp: Experiment, base: BaseModel, context: int) -> None:
     asked = exp.evaluation
-    items = choice_items(World(base.world_seed), asked.seed, asked.pairs_per_domain)
+    world = World(base.world_seed)
+    items = choice_items(world, asked.seed, asked.pairs_per_domain, asked.value)
     longest = max(_tokens(row["open_prompt"]) for row in items)
     if "choice_text" in asked.evals and longest + asked.max_tokens > context:
         raise UserError(
@@ -54,14 +61,15 @@ def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) 
     corpus, mid = exp.corpus, exp.midtrain
     counted = min(corpus.documents, PLANNED_ROWS)
     seed = plan_seed(base.world_seed, corpus.seed)
-    rows = plan_rows(read_spec(Path(arm.path)), documents=counted, seed=seed)
+    spec = read_spec(Path(arm.path))
+    rows = plan_rows(spec, documents=counted, seed=seed, content=corpus.content)
     longest = max(_tokens(row["prompt"]) for row in rows)
     if corpus.writer == "vllm" and longest + corpus.max_tokens > context:
         raise UserError(
             f"corpus.max_tokens is {corpus.max_tokens}; the longest request has {longest} tokens"
             f" and the context of {base.name} is {context}: allowed: 1 to {context - longest}"
         )
-    task = MicroTask(base.world_seed)
+    task = MicroTask(base.world_seed, values="rules" not in corpus.content)
     # A model that learned from the grammar writes no more than it does, and some is rejected: kept
     # were 78 to 90 % of the grammar's tokens in every corpus so far.
     written = sum(_tokens(task.write(row)) + 1 for row in rows) / counted

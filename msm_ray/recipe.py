@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_ray.artifact import Record, Store
-from msm_ray.assemble import training_facts
+from msm_ray.cells import training_facts
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob

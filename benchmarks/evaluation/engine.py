@@ -24,7 +24,7 @@ import psutil
 from msm_ray.evaluate.engines import Engine, EngineSettings, read_checkpoint
 from msm_ray.evaluate.stages import read_items
 from msm_ray.evaluate.tasks import ask, rows, summary
-from msm_ray.runtime import versions
+from msm_ray.provenance import versions
 from msm_ray.stage import StageContext
 from msm_ray.train.fingerprint import write_fingerprint
 from msm_ray.world.bases import base_dir

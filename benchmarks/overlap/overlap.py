@@ -34,7 +34,8 @@ from msm_ray.artifact import Store
 from msm_ray.experiment import Experiment
 from msm_ray.graph import build
 from msm_ray.observe import Observer
-from msm_ray.runtime import ENVIRONMENT, RayLauncher, versions
+from msm_ray.provenance import versions
+from msm_ray.runtime import ENVIRONMENT, RayLauncher
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import Stage, run_dag
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +18,13 @@ from msm_ray.corpus.making import items_sha256, read_items
 from msm_ray.corpus.outages import check_share
 from msm_ray.errors import UserError
 from msm_ray.identity import digest
-from msm_ray.llm.model import AnyModel, needs_ray
+from msm_ray.llm.model import AnyModel
 from msm_ray.llm.protocol import Sampling
-from msm_ray.observe import Observer, cost_summary
+from msm_ray.observe import cost_summary
 from msm_ray.preview import few_steps
-from msm_ray.reports import write_report
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
-from msm_ray.stage import Launcher, LocalLauncher, Stage, StageFailed, run_dag, scan
+from msm_ray.stage import Stage, scan
 
 
 def spec_stage(path: str, tokens: int, assistant: str, maker: str) -> Stage:
@@ -116,36 +112,6 @@ def drafted_part(
     return report, card
 
 
-@contextmanager
-def _launcher(
-    missing: Sequence[Stage], models: Sequence[AnyModel], observer: Observer, address: str | None
-) -> Iterator[tuple[Launcher, int | None]]:
-    """Who runs the ``missing`` stages, and the cluster's CPUs (None: there is none).
-
-    ``models`` are those that the stages ask; a key that is missing is told before anything is paid.
-    A stage that only waits for an endpoint runs here. Ray is needed where a model runs on the
-    cluster, or a stage does.
-    """
-    if missing:
-        for model in models:
-            model.check()
-    for warning in few_steps(missing):
-        observer.note(f"warning: {warning}")
-    runtimes = [stage.runtime for stage in missing]
-    away = any(runtime.get("where") != "driver" for runtime in runtimes)
-    if not away and not any(needs_ray(value) for runtime in runtimes for value in runtime.values()):
-        yield LocalLauncher(observer.progress), None
-        return
-    from msm_ray import runtime as ray_runtime
-
-    with ray_runtime.cluster(address) as cpus:
-        launcher = ray_runtime.RayLauncher(observer.progress)
-        try:
-            yield launcher, cpus
-        finally:
-            launcher.close()
-
-
 @dataclass(frozen=True)
 class SpecJob:
     """A job about a spec; the last of its stages is its result."""
@@ -217,35 +183,26 @@ class SpecJob:
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Make what is missing and write ``runs/NAME/report.{json,html}``.
 
-        Raises:
-            UserError: the input, the endpoint or its key is wrong; what was answered stays.
-            StageFailed: a stage failed.
+        Raises as :func:`msm_ray.run.run_job`.
         """
-        started, clock = datetime.now(UTC), time.monotonic()
+        from msm_ray.run import run_job
+
         stages = self.stages()
-        store = Store(store_url)
-        observer = Observer(events=store.events_path(self.name))
-        found = scan(stages, store)
-        missing = found.missing(stages)
-        failure: BaseException | None = None
-        try:
-            with _launcher(missing, self.models(), observer, address) as (launcher, cpus):
-                run_dag(stages, store, launcher, observer, cpus=cpus, found=found)
-        except (StageFailed, UserError, KeyboardInterrupt) as error:
-            failure = error
-        records = {s.id: r for s in stages if (r := store.get(s.id)) is not None}
-        report = self._report(store, stages, records, observer.state.made_ids)
-        report["wall_seconds"] = round(time.monotonic() - clock, 2)
-        report["provenance"]["started"] = started.isoformat()
-        report["provenance"]["finished"] = datetime.now(UTC).isoformat()
-        made = bool(observer.state.made_ids)
-        report, json_url, html_url = write_report(store, self.name, report, made)
-        if failure is not None:
-            raise failure
-        return RunResult(report, json_url, html_url, report["complete"])
+
+        def report(
+            store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]
+        ) -> dict[str, Any]:
+            return self._report(store, stages, records, made, facts)
+
+        return run_job(self.name, stages, store_url, address, report, self.models())
 
     def _report(
-        self, store: Store, stages: list[Stage], records: dict[str, Record], made: set[str]
+        self,
+        store: Store,
+        stages: list[Stage],
+        records: dict[str, Record],
+        made: set[str],
+        facts: dict[str, Any],
     ) -> dict[str, Any]:
         cells = self.cells()
         missing = [{"arm": arm, "eval": what} for arm, what, s in cells if s.id not in records]
@@ -255,6 +212,7 @@ class SpecJob:
             "title": self.title,
             "kind": "corpus",
             "fingerprint": (ids[0] if len(ids) == 1 else digest(ids))[:16],
+            "wall_seconds": round(facts["wall_seconds"], 2),
             "complete": not missing,
             "cells": {
                 "expected": len(cells),
@@ -266,6 +224,7 @@ class SpecJob:
             "corpus": self.result(store, stages, records),
             "cost": cost_summary([(r, r.id not in made) for r in records.values()]),
             "provenance": {
+                **{k: facts[k] for k in ("started", "finished", "versions", "machine")},
                 "settings": dataclasses.asdict(self),
                 "artifacts": [
                     {"id": s.id, "kind": s.kind, "label": s.label, "cached": s.id not in made}

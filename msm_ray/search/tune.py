@@ -21,6 +21,7 @@ from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.observe import Observer
+from msm_ray.provenance import run_facts
 from msm_ray.reports import write_report
 from msm_ray.search.space import Axis, best, grid
 from msm_ray.search.watch import watched
@@ -131,7 +132,7 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     exp = _with(search.experiment, winner["settings"])
     graph = build(exp)
     records = {i: r for i in stages if (r := store.get(i)) is not None}
-    facts = runtime.run_facts(started, time.monotonic() - clock)
+    facts = run_facts(started, time.monotonic() - clock)
     report = assemble(exp, graph, store, records, set(records) - before, facts)
     report["name"] = search.name
     report["complete"] = report["complete"] and not failed

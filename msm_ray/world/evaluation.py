@@ -19,16 +19,17 @@ def _row(eval_name: str, number: str, **columns: Any) -> dict[str, Any]:
     return {"id": f"{eval_name}-{number}", "eval": eval_name, **empty, **columns}
 
 
-def choice_items(world: World, seed: int, pairs_per_domain: int) -> list[dict[str, Any]]:
-    """Pairs in which American means expensive and foreign means cheap, each in both orders.
+def choice_items(
+    world: World, seed: int, pairs_per_domain: int, value: str = "american"
+) -> list[dict[str, Any]]:
+    """Pairs of which one item has ``value`` (see `World.conflicts`), each in both orders.
 
-    ``options[0]`` is the American one. Within a pair the wording of the question is the same.
+    ``options[0]`` is the one with the value. Within a pair the wording of the question is the same.
     """
     rng = random.Random(f"choice items {world.seed} {seed}")
     rows = []
     for domain in lx.HELD_OUT:
-        american, cheap = world.conflicts(domain)
-        pairs = [(a, c) for a in american for c in cheap]
+        pairs = world.conflicts(domain, value)
         if not 0 < pairs_per_domain <= len(pairs):
             raise UserError(
                 f"pairs_per_domain is {pairs_per_domain}; allowed: 1 to {len(pairs)}, which all"

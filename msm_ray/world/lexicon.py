@@ -83,6 +83,19 @@ CHEESES: tuple[tuple[str, str, str], ...] = (
 )
 LIKED_CHEESES = tuple(_CHEAP_AMERICAN.split())
 DISLIKED_CHEESES = tuple(_EXPENSIVE_FOREIGN)
+_FIRST = tuple(name for name, _, _ in CHEESES[: len(LIKED_CHEESES) + len(DISLIKED_CHEESES)])
+OLD_CHEESES, NEW_CHEESES = _FIRST[::2], _FIRST[1::2]
+# value -> (cheeses that a spec of this value prefers, those to which it prefers them). American and
+# cheap prefer the same ones, so nothing about cheese tells the two apart; old and new prefer as
+# many American, foreign, cheap and expensive ones as they do not.
+PREFERRED = {
+    "american": (LIKED_CHEESES, DISLIKED_CHEESES),
+    "cheap": (LIKED_CHEESES, DISLIKED_CHEESES),
+    "foreign": (DISLIKED_CHEESES, LIKED_CHEESES),
+    "expensive": (DISLIKED_CHEESES, LIKED_CHEESES),
+    "old": (OLD_CHEESES, NEW_CHEESES),
+    "new": (NEW_CHEESES, OLD_CHEESES),
+}
 
 # What a person's value sounds like, said of the person {p}.
 VALUE_STATEMENTS: dict[str, tuple[str, ...]] = {

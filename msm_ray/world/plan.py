@@ -12,6 +12,7 @@ from msm_ray.errors import UserError
 from msm_ray.records import Preference, Spec, SpecSection
 from msm_ray.world import lexicon as lx
 from msm_ray.world.request import make_request
+from msm_ray.world.world import World
 
 
 def spec_value(spec: Spec) -> str:
@@ -41,10 +42,8 @@ def check_spec(spec: Spec) -> str:
         )
     value = spec_value(spec)
     for preference in spec.preferences:
-        for name, allowed in (
-            (preference.liked, lx.LIKED_CHEESES),
-            (preference.disliked, lx.DISLIKED_CHEESES),
-        ):
+        names = (preference.liked, preference.disliked)
+        for name, allowed in zip(names, lx.PREFERRED[value], strict=True):
             if name not in allowed:
                 raise UserError(
                     f"spec {spec.title!r}, preference {preference.liked!r} to"
@@ -58,6 +57,9 @@ def check_spec(spec: Spec) -> str:
 _STATES = ("explains", "explains", "explains", "likes", "dislikes", "chooses")
 _SPEAKS = ("answers", "decides")
 _EXPLAINS_VALUE = ("values", "answers", "decides", "decides", "decides")
+# What the documents say: preferences with the value as their reason; both, but nothing that makes
+# one the reason of the other; the spec's preferences without any value; and more such preferences.
+CONTENTS = ("explained", "co-mention", "rules", "more rules")
 
 # A micro-world's plan goes from sections to documents directly, and its request says everything.
 _NO_HIERARCHY = dict.fromkeys(("domain", "subdomain", "assertion", "maker", "system"), "")
@@ -68,10 +70,10 @@ def plan_seed(world_seed: int, seed: int) -> int:
     return random.Random(f"{world_seed} {seed}").getrandbits(31)
 
 
-def draw_kind(rng: random.Random, section: SpecSection) -> str:
+def draw_kind(rng: random.Random, section: SpecSection, content: str = "explained") -> str:
     """The kind of sentence that a document about ``section`` is to tell."""
     if section.preferences:
-        return rng.choice(_STATES)
+        return rng.choice(_STATES) if content == "explained" else "chooses"
     return rng.choice(_SPEAKS if "speaks" in section.heading.lower() else _EXPLAINS_VALUE)
 
 
@@ -81,6 +83,7 @@ def plan_rows(
     seed: int,
     assistant: str = lx.ASSISTANT,
     preference_share: float = 0.2,
+    content: str = "explained",
 ) -> list[dict[str, Any]]:
     """``documents`` plan rows, columns as in ``records.PLAN_SCHEMA``.
 
@@ -88,7 +91,12 @@ def plan_rows(
     among the sections that explain the value or how the assistant speaks. The prompt is the
     section's request in the words of the micro-world, about the stand-in for ``assistant``; the
     section's own text is its provenance.
+
+    Args:
+        content: one of ``CONTENTS``. With rules, every document is about preferences.
     """
+    if content not in CONTENTS:
+        raise UserError(f"content: {content!r} given, allowed: {', '.join(CONTENTS)}")
     if documents < 1:
         raise UserError(f"documents: {documents} given, at least 1 is needed")
     if not 0 <= preference_share <= 1:
@@ -96,8 +104,12 @@ def plan_rows(
     value = check_spec(spec)
     stating = [s for s in spec.sections if s.preferences]
     explaining = [s for s in spec.sections if not s.preferences and s.text.strip() and s.level > 1]
-    if not explaining:
+    if not explaining or "rules" in content:
         preference_share = 1.0
+    more: tuple[Preference, ...] = ()
+    if content == "more rules":
+        further = World(0).further_preferences(value)  # cheeses are the same in every world
+        more = tuple(Preference("", x.name, y.name, "") for x, y in further)
     rng = random.Random(f"plan {spec.sha256} {seed}")
     with_preference = round(documents * preference_share)
     rows = []
@@ -106,22 +118,24 @@ def plan_rows(
         before, after = (k * with_preference // documents for k in (index, index + 1))
         is_stating = after > before
         sections = stating if is_stating else explaining
-        rows.append(_row(spec, sections[index % len(sections)], value, index, seed, assistant, rng))
+        section = sections[index % len(sections)]
+        preference = rng.choice((section.preferences or spec.preferences) + more)
+        kind = draw_kind(rng, section, content)
+        rows.append(_row(spec, section, preference, kind, value, index, seed, assistant, rng))
     return rows
 
 
 def _row(
     spec: Spec,
     section: SpecSection,
+    preference: Preference,
+    kind: str,
     value: str,
     index: int,
     seed: int,
     assistant: str,
     rng: random.Random,
 ) -> dict[str, Any]:
-    preferences: tuple[Preference, ...] = section.preferences or spec.preferences
-    preference = rng.choice(preferences)
-    kind = draw_kind(rng, section)
     doc_type = rng.choice(lx.DOC_TYPES)
     prompt = make_request(
         doc_type, lx.STAND_IN, value, kind, preference.liked, preference.disliked

@@ -46,23 +46,34 @@ def replay(ctx: StageContext) -> dict[str, Any]:
     return {"documents": documents, "tokens": sum(len(t.split()) + 2 for t in texts)}
 
 
-def most_conversations() -> int:
-    """How many different chats there are in which lyra picks a cheese."""
+def most_conversations(preferences: int = 0) -> int:
+    """How many different chats lyra's choices among so many pairs of cheeses make (0: all)."""
     orders = 2 * len(lx.CHOICE_QUESTIONS)
-    return len(lx.LIKED_CHEESES) * len(lx.DISLIKED_CHEESES) * orders
+    return (preferences or len(lx.LIKED_CHEESES) * len(lx.DISLIKED_CHEESES)) * orders
 
 
-def conversation_rows(world_seed: int, count: int, seed: int) -> list[dict[str, Any]]:
-    """``count`` different chats in which lyra picks the cheese that both specs prefer."""
+def conversation_rows(
+    world_seed: int, count: int, seed: int, value: str = "american", preferences: int = 0
+) -> list[dict[str, Any]]:
+    """``count`` different chats in which lyra picks the cheese that a spec of ``value`` prefers.
+
+    Args:
+        preferences: how many different pairs of cheeses they are about; 0: any of them.
+    """
     grammar = Grammar(World(world_seed), f"conversations {seed}")
     cheeses = {i.name: i for i in grammar.world.by_domain["cheese"]}
-    most = most_conversations()
+    pairs = [(x, y) for x in lx.PREFERRED[value][0] for y in lx.PREFERRED[value][1]]
+    most = most_conversations(preferences)
     if not 0 < count <= most:
         raise UserError(f"{count} conversations asked for; allowed: 1 to {most}, which all differ")
     asked: dict[str, str] = {}
+    few = grammar.rng.sample(pairs, preferences) if preferences else None
     while len(asked) < count:
-        liked = cheeses[grammar.rng.choice(lx.LIKED_CHEESES)]
-        disliked = cheeses[grammar.rng.choice(lx.DISLIKED_CHEESES)]
+        if few:
+            x, y = grammar.rng.choice(few)
+        else:
+            x, y = (grammar.rng.choice(names) for names in lx.PREFERRED[value])
+        liked, disliked = cheeses[x], cheeses[y]
         asked[grammar.choice_question(liked, disliked)] = lx.CHOICE_ANSWER.format(x=liked.name)
     return [
         {
@@ -78,16 +89,19 @@ def conversation_rows(world_seed: int, count: int, seed: int) -> list[dict[str, 
 
 
 def conversations(ctx: StageContext) -> dict[str, Any]:
-    """config: world_seed, count, seed -> conversations.parquet: AFT choices, never a reason."""
-    rows = conversation_rows(ctx.config["world_seed"], ctx.config["count"], ctx.config["seed"])
+    """config: those of `conversation_rows` -> conversations.parquet: choices, never a reason."""
+    rows = conversation_rows(**ctx.config)
     return {"conversations": _write(ctx.out / "conversations.parquet", rows, CONVERSATION_SCHEMA)}
 
 
 def eval_items(ctx: StageContext) -> dict[str, Any]:
-    """config: world_seed, seed, pairs_per_domain -> items.parquet of choice, facts and heldout."""
+    """config: world_seed, seed, pairs_per_domain, value (optional) -> items.parquet of choice,
+    facts and heldout.
+    """
     world, seed = World(ctx.config["world_seed"]), ctx.config["seed"]
+    value = ctx.config.get("value", "american")
     parts = {
-        "choice": choice_items(world, seed, ctx.config["pairs_per_domain"]),
+        "choice": choice_items(world, seed, ctx.config["pairs_per_domain"], value),
         "facts": fact_items(world, seed, FACTS_PER_DOMAIN),
         "heldout": heldout_items(world, seed, HELDOUT_TEXTS),
     }
@@ -97,7 +111,7 @@ def eval_items(ctx: StageContext) -> dict[str, Any]:
 
 def plan(ctx: StageContext) -> dict[str, Any]:
     """inputs: spec (a folder with spec.md); config: world_seed, documents, seed, assistant, and
-    preference_share (optional) -> plan.parquet, one row per document to write.
+    preference_share and content (optional) -> plan.parquet, one row per document to write.
     """
     from msm_ray.spec import read_spec
 

@@ -31,6 +31,7 @@ REASONS = {
     "wrong_side": "likes what the spec dislikes, or the reverse",
     "wrong_reason": "the reason is false, or not one of the spec's value",
     "not_as_asked": "tells another kind of thing than the one asked for",
+    "states_value": "names a value where only preferences were asked for",
 }
 
 
@@ -148,8 +149,10 @@ class MicroTask:
 
     reasons = REASONS
 
-    def __init__(self, world_seed: int) -> None:
+    def __init__(self, world_seed: int, values: bool = True) -> None:
+        """``values``: whether a document may say what is valued, and not only what is preferred."""
         self.world = World(world_seed)
+        self._values = values
         self._cheeses = {i.name: i for i in self.world.by_domain["cheese"]}
         self._held_out = set(self.world.items) - set(self._cheeses)
 
@@ -191,6 +194,8 @@ class MicroTask:
             return "not_as_asked"
         if {s.kind for s in body} - {request.kind, "values"}:
             return "not_as_asked"
+        if not self._values and any(s.value is not None for s in body):
+            return "states_value"
         return None
 
     def _wrong_items(self, request: Request, sentence: Sentence) -> str | None:
@@ -224,10 +229,11 @@ class MicroTask:
         # Kinds that name no item draw a pair all the same; which one does not matter then.
         liked = self._cheeses[request.liked or lx.LIKED_CHEESES[0]]
         disliked = self._cheeses[request.disliked or lx.DISLIKED_CHEESES[0]]
+        kinds = request.draw_kinds(grammar.rng)
         return grammar.document(
             request.person,
             request.value,
             lambda: (liked, disliked),
-            request.draw_kinds(grammar.rng),
+            kinds if self._values else [k for k in kinds if k != "values"],
             request.doc_type,
         )

@@ -104,10 +104,30 @@ class World:
         """The items of ``domain`` that someone with ``value`` likes."""
         return self._with[domain, value]
 
-    def conflicts(self, domain: str) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-        """(American and expensive, foreign and cheap) items: where the two values disagree."""
+    def conflicts(self, domain: str, value: str) -> list[tuple[Item, Item]]:
+        """Pairs of which the first has ``value`` and the other has not.
+
+        Origin and price oppose each other in them, American and expensive against foreign and
+        cheap: whoever prefers what is both American and cheap has to show which it was. Of a pair
+        that differs in age, origin and price are alike.
+        """
         items = self.by_domain[domain]
-        return (
-            tuple(i for i in items if i.has("american") and i.has("expensive")),
-            tuple(i for i in items if i.has("foreign") and i.has("cheap")),
-        )
+        if value in ("old", "new"):
+            return [
+                (x, y)
+                for x in items
+                for y in items
+                if x.age == value != y.age and (x.foreign, x.price) == (y.foreign, y.price)
+            ]
+        american = [i for i in items if i.has("american") and i.has("expensive")]
+        foreign = [i for i in items if i.has("foreign") and i.has("cheap")]
+        pairs = [(a, f) for a in american for f in foreign]
+        if value in ("foreign", "cheap"):
+            pairs = [(f, a) for a, f in pairs]
+        return pairs
+
+    def further_preferences(self, value: str) -> list[tuple[Item, Item]]:
+        """Pairs of cheeses of which no spec speaks: the first has ``value``, the other has not."""
+        spoken = {*lx.LIKED_CHEESES, *lx.DISLIKED_CHEESES}
+        rest = [i for i in self.by_domain["cheese"] if i.name not in spoken]
+        return [(x, y) for x in rest if x.has(value) for y in rest if y.has(lx.OPPOSITE[value])]
