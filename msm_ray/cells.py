@@ -101,12 +101,17 @@ def arm_facts(
     return {
         "seeds": [{"base": base, "seed": seed} for base, seed in runs],
         # Those that were evaluated; a base model has no seed, so it is one for all of them.
-        "checkpoints": len(
-            {c.stage.inputs.get("model", c.stage).id for c in own if c.stage.id in records}
-        ),
+        "checkpoints": len({_checkpoint(c.stage).id for c in own if c.stage.id in records}),
         "evals": evals,
         "train": training_facts(trainings, records),
     }
+
+
+def _checkpoint(stage: Stage) -> Stage:
+    """Whom an evaluation asked; a judge's verdicts are about the answers that it gave."""
+    while "answers" in stage.inputs:
+        stage = stage.inputs["answers"]
+    return stage.inputs.get("model", stage)
 
 
 def _eval(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from msm_ray import device
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engines import EngineSettings, read_checkpoint
 from msm_ray.evaluate.leasing import Answers, answer
@@ -25,11 +26,6 @@ from msm_ray.tasks.subject import Subject
 if TYPE_CHECKING:
     from msm_ray.stage import StageContext
 
-# For a preview's device-seconds: what one device of a fleet gets through (NVIDIA's data sheet of
-# the H100 SXM: dense bf16, memory bandwidth), and how much of it reading prompts comes to.
-DEVICE_FLOPS, UTILISATION, BYTES_A_SECOND = 989e12, 0.4, 3.35e12
-WEIGHT_BYTES = 2
-LOAD_BYTES_A_SECOND = 1e9  # a checkpoint's weights, from the store
 LEAST_SECONDS = 2.0  # of a small model, with everything around it
 
 
@@ -53,12 +49,12 @@ class Size:
     def estimate(self, model: Stage, engine: EngineSettings) -> dict[str, float]:
         """For a stage's estimate: calls, generated tokens and device-seconds."""
         parameters = float(model.estimate.get("parameters", 0))
-        read = 2 * parameters * self.prompt_tokens / (DEVICE_FLOPS * UTILISATION)
+        read = 2 * parameters * self.prompt_tokens / (device.FLOPS * device.UTILISATION)
+        weights = device.WEIGHT_BYTES * parameters
         steps = self.tokens / engine.max_num_seqs  # each reads the weights once
-        wrote = steps * WEIGHT_BYTES * parameters / BYTES_A_SECOND
-        load = WEIGHT_BYTES * parameters / LOAD_BYTES_A_SECOND
+        wrote = steps * weights / device.MEMORY_BYTES
         return {
-            "seconds": LEAST_SECONDS + load + read + wrote,
+            "seconds": LEAST_SECONDS + weights / device.STORE_BYTES + read + wrote,
             "calls": self.calls,
             "tokens": round(self.tokens),
             "prompt_tokens": round(self.prompt_tokens),

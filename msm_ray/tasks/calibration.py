@@ -87,7 +87,7 @@ def ask_calibration(subject: Subject, items: Sequence[Row], config: Mapping[str,
     """Rows and rates. A question with two likeliest answers has no answer to be judged.
 
     Where all answers are right, or all wrong, there is no AUROC: the eval is then missing, and
-    ``without`` says why.
+    ``problems`` says why.
     """
     name = config["name"]
     chosen = [one for one in choose(subject, items, config["prompt"]) if one.index is not None]
@@ -115,7 +115,7 @@ def ask_calibration(subject: Subject, items: Sequence[Row], config: Mapping[str,
     facts: dict[str, Any] = {"items": len(items), "undecided": len(items) - len(chosen)}
     if not rows:
         why = f"{name}: no question has one likeliest answer"
-        return Made(rows, {}, {**facts, "without": dict.fromkeys((name, f"{name}:ece", f"{name}:auroc"), why)})
+        return Made(rows, {}, {**facts, "problems": [why]})
     bins = int(config["bins"])
     evals: dict[str, dict[str, Any]] = {
         name: {**rate(rows), "by_domain": by(rows, "domain"), "unit": "Brier score"},
@@ -129,7 +129,7 @@ def ask_calibration(subject: Subject, items: Sequence[Row], config: Mapping[str,
     area = auroc(p_true, right)
     if area is None:
         kind = "right" if right[0] else "wrong"
-        facts["without"] = {f"{name}:auroc": f"{name}:auroc: all {len(right)} answers are {kind}"}
+        facts["problems"] = [f"{name}:auroc: all {len(right)} answers are {kind}"]
     else:
         evals[f"{name}:auroc"] = {"rate": area, "n": len(rows), "by_domain": {}}
     return Made(rows, evals, {**facts, "accuracy": sum(right) / len(right)})
@@ -144,7 +144,9 @@ def brier(p: Sequence[float], right: Sequence[bool]) -> float:
     return sum((x - y) ** 2 for x, y in zip(p, right, strict=True)) / len(p)
 
 
-def reliability(p: Sequence[float], right: Sequence[bool], bins: int = BINS) -> list[dict[str, Any]]:
+def reliability(
+    p: Sequence[float], right: Sequence[bool], bins: int = BINS
+) -> list[dict[str, Any]]:
     """Of each bin of equal width that is not empty: ``{low, high, n, p, right}``, means.
 
     A bin holds its lower edge; the last one also 1.
@@ -172,7 +174,8 @@ def expected_calibration_error(
 
     Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
     """
-    return sum(b["n"] * abs(b["p"] - b["right"]) for b in reliability(p, right, bins)) / len(p)
+    gaps = [b["n"] * abs(b["p"] - b["right"]) for b in reliability(p, right, bins)]
+    return float(sum(gaps)) / len(p)
 
 
 def auroc(p: Sequence[float], right: Sequence[bool]) -> float | None:

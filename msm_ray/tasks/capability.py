@@ -97,7 +97,8 @@ class Capability:
 
 def ask(ctx: StageContext) -> dict[str, Any]:
     """Stage: see `ask_capability`. Inputs: ``model`` (and ``base``); ``items``, ``texts``."""
-    given = {name: items_in(ctx, name) for name in ("items", "texts") if name in ctx.inputs}
+    names: tuple[str, ...] = ("items", "texts")
+    given = {name: items_in(ctx, name) for name in names if name in ctx.inputs}
     return ask_checkpoint(ctx, lambda subject: ask_capability(subject, given, ctx.config))
 
 
@@ -158,7 +159,8 @@ def choose(subject: Subject, items: Sequence[Row], prompt: str) -> list[Chosen]:
         place = number % (WRONG + 1)
         options = [*item["wrong"][:place], item["correct"], *item["wrong"][place:]]
         filled = dict(zip("abcd", options, strict=True))
-        asked.append((item, place, tuple(options), prompt.format(question=item["question"], **filled)))
+        user = prompt.format(question=item["question"], **filled)
+        asked.append((item, place, tuple(options), user))
     answers = tuple(ANSWER.format(answer=letter) for letter in LETTERS)
     choices = [Choice(item["id"], user, answers) for item, _, _, user in asked]
     return [

@@ -94,7 +94,7 @@ class Items:
 @lru_cache(maxsize=8)
 def packaged(form: str) -> dict[str, Path]:
     """The sets of items that come with the package: name -> file."""
-    folder = Path(str(files("msm_ray.tasks"))) / "items"
+    folder = Path(str(files("msm_ray.tasks"))) / "packaged"
     found = sorted(folder.glob(f"{form}*.jsonl"))
     return {_short(form, path.stem): path for path in found}
 

@@ -180,13 +180,18 @@ def judge(ctx: StageContext) -> dict[str, Any]:
 
     Returns:
         ``evals``: the mean score, with counts of what is no verdict, unless there is no score at
-        all: then ``without`` says why there is none. ``from_cache``: verdicts that an earlier stage
-        had asked for.
+        all: then ``problems`` says why there is none. ``from_cache``: verdicts that an earlier
+        stage had asked for.
     """
     answers = pq.read_table(ctx.inputs["answers"] / "rows.parquet").to_pylist()
     made, facts = _Judging(ctx).of(answers)
     rows = [
-        {**a, "eval": ctx.config["name"], "value": v.score, "status": v.status, "answer": a["answer"]}
+        {
+            **a,
+            "eval": ctx.config["name"],
+            "value": v.score,
+            "status": v.status,
+        }
         for a, v in zip(answers, made, strict=True)
     ]
     write_rows(ctx.out, rows)
@@ -194,13 +199,13 @@ def judge(ctx: StageContext) -> dict[str, Any]:
 
 
 def rated(rows: Sequence[Row], name: str) -> dict[str, Any]:
-    """``evals`` with the mean score, or ``without`` where there is none."""
+    """``evals`` with the mean score, or ``problems`` where there is none."""
     counts = Counter(r["status"] for r in rows)
     no_score = {status: counts[status] for status in (UNPARSED, REFUSED, FAILED)}
     if not counts[verdicts.OK]:
         why = ", ".join(f"{n} {status}" for status, n in no_score.items() if n)
         words = f"{name}: the judge gave no score for any of {len(rows)} answers ({why})"
-        return {"evals": {}, "without": {name: words}, **no_score}
+        return {"evals": {}, "problems": [words], **no_score}
     entry = {
         **rate(rows),
         "by_domain": by(rows, "domain"),
@@ -229,7 +234,7 @@ class _Judging:
         ctx = self._ctx
         assert ctx.shelf is not None, "verdicts are kept in a store"
         keys = [verdicts.key(a["prompt"], a["answer"]) for a in answers]
-        asked = {k: a for k, a in zip(keys, answers, strict=True)}
+        asked = dict(zip(keys, answers, strict=True))
         with ctx.shelf.held(self._name):
             table = ctx.shelf.read(self._name, ANSWER_SCHEMA)
             known = {row["id"]: row for row in table.to_pylist()}

@@ -60,7 +60,7 @@ class Probes:
             if not is_line(value):
                 raise UserError(f"probes: {value!r} is no name; needed is a name on one line")
         if self.assistant == self.other[0]:
-            raise UserError(f"probes: other is {self.other[0]!r}, which is the assistant's own name")
+            raise UserError(f"probes: other is {self.other[0]!r}, the assistant's own name")
 
     @property
     def name(self) -> str:

@@ -106,9 +106,8 @@ class Subject:
             )
         answers = self._ask(requests)
         self.tokens += sum(len(values) for values in answers)
-        return [
-            self._written(values, one.max_tokens) for values, one in zip(answers, asked, strict=True)
-        ]
+        pairs = zip(answers, asked, strict=True)
+        return [self._written(values, one.max_tokens) for values, one in pairs]
 
     def losses(self, texts: Sequence[tuple[str, str]]) -> list[list[float]]:
         """Log-probability of every token of each (id, text) but the first, the end's included."""
