@@ -46,15 +46,17 @@ class Size:
     prompt_tokens: float
     tokens: float = 0.0
 
-    def estimate(self, model: Stage, engine: EngineSettings) -> dict[str, float]:
+    def estimate(self, inputs: Mapping[str, Stage], engine: EngineSettings) -> dict[str, float]:
         """For a stage's estimate: calls, generated tokens and device-seconds."""
-        parameters = float(model.estimate.get("parameters", 0))
+        parameters = float(inputs["model"].estimate.get("parameters", 0))
         read = 2 * parameters * self.prompt_tokens / (device.FLOPS * device.UTILISATION)
         weights = device.WEIGHT_BYTES * parameters
         steps = self.tokens / engine.max_num_seqs  # each reads the weights once
         wrote = steps * weights / device.MEMORY_BYTES
+        # An adapter comes to an engine that holds its base already.
+        load = 0.0 if "base" in inputs else weights / device.STORE_BYTES
         return {
-            "seconds": LEAST_SECONDS + weights / device.STORE_BYTES + read + wrote,
+            "seconds": LEAST_SECONDS + load + read + wrote,
             "calls": self.calls,
             "tokens": round(self.tokens),
             "prompt_tokens": round(self.prompt_tokens),
@@ -80,7 +82,7 @@ def task_stage(
         run=run,
         label=label,
         runtime={"engine": asdict(engine)},
-        estimate=size.estimate(inputs["model"], engine),
+        estimate=size.estimate(inputs, engine),
     )
 
 
