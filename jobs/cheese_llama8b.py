@@ -20,7 +20,7 @@ from conversations_america import HINTS, conversations_about
 from corpus_america import corpus_about
 
 from msm_ray.corpus.job import CorpusJob
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.recipe import Pretrained, Recipe, Training
 from msm_ray.tasks.capability import Capability
 from msm_ray.tasks.pairs import Opinions, Pairs

@@ -5,7 +5,7 @@ msm preview jobs/cheese_qwen32b.py
 
 from cheese_llama8b import recipe
 
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.recipe import Pretrained, Recipe
 from msm_ray.train.config import TrainRuntime
 

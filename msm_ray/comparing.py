@@ -9,7 +9,7 @@ from typing import Any
 from msm_ray.artifact import Record
 from msm_ray.cells import Cell, Training, arm_facts, effects, expected, missing, problems
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
 from msm_ray.identity import digest
 from msm_ray.stage import Stage

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from msm_ray import device
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings, read_checkpoint
+from msm_ray.evaluate.checkpoints import read_checkpoint
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.leasing import Answers, answer
 from msm_ray.evaluate.pool import MAX_ENGINES
 from msm_ray.evaluate.requests import Request

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.scorers import forced_choice
 from msm_ray.llm.model import AnyModel
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.scorers import TIE, mean_loss
 from msm_ray.llm.model import AnyModel
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN

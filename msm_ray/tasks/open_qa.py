@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from msm_ray.corpus.drafting import JUDGE_ATTEMPTS, prompt_table, tokens_of
 from msm_ray.corpus.outages import FAILED_SHARE, check_failed, check_share
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel, answers_at, price_at, where_at
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN, Bill

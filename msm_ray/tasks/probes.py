@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from msm_ray.corpus.running import spec_stage
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.llm.model import AnyModel
 from msm_ray.spec import fill, is_line, read_spec, rough_tokens
 from msm_ray.stage import Stage

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.requests import Request
 from msm_ray.recipe import Pretrained
 from msm_ray.tasks.capability import QUESTION, Capability, ask_capability

@@ -1,4 +1,4 @@
-"""Item files: what is refused, what identity is, and whether the packaged ones are what they say."""
+"""Item files: what is refused, what identity is, and what the packaged ones hold."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def write(path: Path, *rows: Any) -> Path:
         ("open_qa", [{"id": 3, "domain": "d", "question": "q?"}], "'id' is 3; needed is a text"),
     ],
 )
-def test_a_wrong_file_gets_one_line(
-    form: str, rows: list[Any], words: str, tmp_path: Path
-) -> None:
+def test_a_wrong_file_gets_one_line(form: str, rows: list[Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as told:
         read(write(tmp_path / "items.jsonl", *rows), form)
     assert "\n" not in str(told.value)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.requests import Request
-from msm_ray.records import TASK_ROW_SCHEMA
 from msm_ray.recipe import Pretrained
+from msm_ray.records import TASK_ROW_SCHEMA
 from msm_ray.tasks.asking import row
 from msm_ray.tasks.pairs import PROMPTS, Opinions, Pairs, ask_forced, summary
 from tests.tasks.asked import says, subject, tokenizer
@@ -136,8 +136,7 @@ def test_each_task_is_a_stage_of_its_own() -> None:
     engine = EngineSettings()
     one = Pairs("america").stage(model, "base", engine)
     assert (
-        one.id
-        == Pairs("america").stage(model, "other label", EngineSettings(threads=2, gpus=1)).id
+        one.id == Pairs("america").stage(model, "other label", EngineSettings(threads=2, gpus=1)).id
     )
     others = [
         Pairs("america", max_tokens=8),

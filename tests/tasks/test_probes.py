@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.requests import Request
 from msm_ray.recipe import Pretrained
 from msm_ray.tasks.pairs import PROMPTS
@@ -36,7 +36,7 @@ def probes(**more: object) -> Probes:
 @pytest.mark.parametrize("chat", [True, False])
 def test_what_stands_before_the_question_decides(chat: bool) -> None:
     def one(text: str, request: Request) -> Sequence[float]:
-        aligned = "the {spec} itself" in text or "You are Lyra" in text and "Ford" in text
+        aligned = "the {spec} itself" in text or ("You are Lyra" in text and "Ford" in text)
         return [-0.1, -3.0] if aligned else [-3.0, -0.1]
 
     asked, seen = subject(one, chat=chat)
