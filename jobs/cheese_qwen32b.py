@@ -1,10 +1,11 @@
-"""The cheese comparison on Qwen2.5-32B: longer blocks, eight GPUs a training.
+"""The cheese comparison on Qwen2.5-32B: longer blocks, eight GPUs a training, two an engine.
 
 msm preview jobs/cheese_qwen32b.py
 """
 
 from cheese_llama8b import recipe
 
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.recipe import Pretrained, Recipe
 from msm_ray.train.config import TrainRuntime
 
@@ -23,6 +24,7 @@ def experiment() -> Recipe:
             activation_checkpointing=True,
             meta_init=True,
         ),
+        EngineSettings(gpus=2, kv_mib=16_384, max_num_seqs=256, max_length=8_192),
     )
 
 

@@ -101,12 +101,17 @@ def arm_facts(
     return {
         "seeds": [{"base": base, "seed": seed} for base, seed in runs],
         # Those that were evaluated; a base model has no seed, so it is one for all of them.
-        "checkpoints": len(
-            {c.stage.inputs.get("model", c.stage).id for c in own if c.stage.id in records}
-        ),
+        "checkpoints": len({_checkpoint(c.stage).id for c in own if c.stage.id in records}),
         "evals": evals,
         "train": training_facts(trainings, records),
     }
+
+
+def _checkpoint(stage: Stage) -> Stage:
+    """Whom an evaluation asked; a judge's verdicts are about the answers that it gave."""
+    while "answers" in stage.inputs:
+        stage = stage.inputs["answers"]
+    return stage.inputs.get("model", stage)
 
 
 def _eval(
@@ -124,12 +129,29 @@ def _eval(
         "n": sum(r["n"] for r in once),
         "unparsed": sum(r.get("unparsed", 0) for r in once),
         **{k: sum(r.get(k, 0) for r in once) for k in counted},
+        **_choices(once),
         "per_seed": [
             {"base": c.base, "seed": c.seed, "rate": r["rate"], "n": r["n"]}
             for c, r in zip(present, results, strict=True)
         ],
         "by_domain": {d: _domain(present, records, arm, name, d, once) for d in domains},
     }
+
+
+def _choices(once: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What evaluations of choices say besides: their bias of position, what was undecided."""
+    found: dict[str, Any] = {}
+    for key in ("decided", "first_listed"):
+        own = [r[key] for r in once if r.get(key, {}).get("n")]
+        if own:
+            n = sum(part["n"] for part in own)
+            found[key] = {"rate": sum(part["rate"] * part["n"] for part in own) / n, "n": n}
+    undecided: dict[str, int] = {}
+    for result in once:
+        for why, n in result.get("undecided", {}).items():
+            undecided[why] = undecided.get(why, 0) + n
+    units = {"unit": once[0]["unit"]} if "unit" in once[0] else {}
+    return {**found, **({"undecided": undecided} if undecided else {}), **units}
 
 
 def _domain(

@@ -20,6 +20,7 @@ from msm_ray.doctor import missing
 from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.identity import canonical, canonical_json
 from msm_ray.scratch import scratch
+from msm_ray.shelf import Shelf
 from msm_ray.storage import is_full
 from msm_ray.streams import stream_place, wait_while_running
 
@@ -41,7 +42,7 @@ class StageContext:
 
     ``stream`` is where others may follow what is being made; like ``work`` it is kept for the next
     attempt. An input in ``live`` is still being made: its directory in ``inputs`` is its stage's
-    ``stream``.
+    ``stream``. ``shelf`` is what stages of one store share; None where there is no store.
     """
 
     config: dict[str, Any]
@@ -53,6 +54,7 @@ class StageContext:
     input_ids: dict[str, str] = field(default_factory=dict)
     stream: Path = field(default_factory=Path)
     live: frozenset[str] = frozenset()
+    shelf: Shelf | None = None
 
     def __post_init__(self) -> None:
         """A stage that nobody can follow publishes in its own scratch."""
@@ -108,6 +110,7 @@ def _make(stage: Stage, store: Store, progress: Progress) -> Record:
                 else work / "stream"
             ),
             live=live,
+            shelf=Shelf(store),
         )
         started = time.perf_counter()
         facts = function(context)

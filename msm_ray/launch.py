@@ -96,7 +96,7 @@ def _stage_failed(failure: StageFailed, store: str, name: str) -> int:
 
 def corpus_lines(report: dict[str, Any]) -> list[str]:
     """What came of each corpus that a job about a spec wrote: kept, rejected by reason, failed."""
-    if report.get("kind") != "corpus":
+    if report.get("kind") not in ("corpus", "recipe"):
         return []
     lines = []
     for name, part in report.get("corpus", {}).get("by_corpus", {}).items():

@@ -1,11 +1,12 @@
 """The method on a model of your own: corpora, midtraining and fine-tuning as one job.
 
-    pretrained --+------------------------------> aft      arm "aft"
+    pretrained --+------------------------------> aft      arms "base", "aft"
                  |
     corpus ------+--> blocks -> midtrain -------> aft      arms "msm:VALUE", "msm:VALUE+aft"
 
 Corpora and conversations are jobs of their own (`CorpusJob`, `ConversationJob`): whatever they have
-made already is there. Every arm's fine-tuning reads the same blocks.
+made already is there. Every arm's fine-tuning reads the same blocks, and every arm's checkpoints
+are asked every task of ``evaluation``; without one the job ends at the checkpoints.
 """
 
 from __future__ import annotations
@@ -16,23 +17,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msm_ray import device
 from msm_ray.artifact import Record, Store
-from msm_ray.cells import training_facts
+from msm_ray.cells import Cell, training_facts
+from msm_ray.cells import Training as Trained
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
+from msm_ray.comparing import cells_of, check_tasks, evaluated
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
 from msm_ray.errors import UserError
+from msm_ray.evaluate.engine_settings import EngineSettings
+from msm_ray.evaluate.protocol import Task
 from msm_ray.llm.model import AnyModel, content, is_folder
 from msm_ray.preview import sharing
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.trainings import blocks_stage, train_stage
 
-# Dense bf16 of one device and the share of it that training gets, for a preview's device-seconds.
-DEVICE_FLOPS = 989e12  # NVIDIA's data sheet of the H100 and H200 (SXM), without sparsity
-UTILISATION = 0.4
 BLOCKS_SECONDS = 60.0
 # A conversation's tokens by style, with what a chat template adds; for a preview.
 CHAT_TOKENS = {s: n + QUESTION_TOKENS + 20 for s, n in ANSWER_TOKENS.items()}
@@ -64,8 +67,16 @@ class Pretrained:
             run=run,
             label=Path(self.source).name,
             runtime={**runtime, "where": "driver", "cpus": 0.1},
-            estimate={"seconds": 2 * self.parameters / 1e9},  # two bytes each, at 1 GB/s
+            estimate={
+                "seconds": device.WEIGHT_BYTES * self.parameters / device.STORE_BYTES,
+                "parameters": self.parameters,
+            },
         )
+
+    @property
+    def name(self) -> str:
+        """What a report calls it: the folder's name, or that on the hub."""
+        return Path(self.source).name if is_folder(self.source) else self.source
 
 
 @dataclass(frozen=True)
@@ -97,10 +108,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Recipe(SpecJob):
-    """One comparison on one model: arms ``aft``, ``msm:VALUE`` and ``msm:VALUE+aft`` x ``seeds``.
+    """One comparison on one model: arms ``aft``, ``msm:VALUE``, ``msm:VALUE+aft`` x ``seeds``.
 
     ``corpora`` are by value: an arm for each. ``chats`` is the fine-tuning data, the same in every
     arm; ``reasoning`` takes the conversations with the assistant's reasoning in them.
+
+    ``evaluation``: tasks (`msm_ray.tasks`) that every checkpoint is asked, the pretrained model as
+    it comes among them, as arm ``base``. ``probes``: tasks that only that is asked. ``engine``: how
+    the engines run that answer them.
     """
 
     model: Pretrained
@@ -111,8 +126,12 @@ class Recipe(SpecJob):
     seeds: tuple[int, ...]
     reasoning: bool = False
     instructions: Instructions | None = None
+    evaluation: tuple[Task, ...] = ()
+    probes: tuple[Task, ...] = ()
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
     def __post_init__(self) -> None:
+        check_tasks((*self.evaluation, *self.probes))
         if not self.corpora or not self.seeds:
             raise UserError("a recipe needs at least one corpus and one seed")
         if self.reasoning and not self.chats.answers.thinks:
@@ -131,7 +150,8 @@ class Recipe(SpecJob):
 
     def stages(self) -> list[Stage]:
         """All stages, inputs before what reads them, each once."""
-        return topological([stage for _, _, stage in self.checkpoints()])
+        made = [stage for _, _, stage in self.checkpoints()]
+        return topological([*made, *(cell.stage for cell in self.evaluations())])
 
     def checkpoints(self) -> list[tuple[str, int, Stage]]:
         """(arm, seed, the stage that trains it)."""
@@ -148,17 +168,40 @@ class Recipe(SpecJob):
                 ]
         return found
 
+    def evaluations(self) -> list[Cell]:
+        """What every checkpoint is asked: (arm, seed) x tasks, controls first."""
+        if not (self.evaluation or self.probes):
+            return []
+        model = self.model.stage()
+        trained = self.checkpoints()
+        arms = dict.fromkeys(arm for arm, _, _ in trained)
+        asked = [("base", seed, model) for seed in self.seeds]
+        order = [
+            c
+            for arm in sorted(arms, key=lambda arm: (arm != "aft", "+" in arm))
+            for c in trained
+            if c[0] == arm
+        ]
+        how = model, self.model.name, self.engine, self.aft.train.lora is not None
+        return [
+            *cells_of(self.evaluation, [*asked, *order], *how),
+            *cells_of(self.probes, asked, *how),
+        ]
+
     def cells(self) -> list[tuple[str, str, Stage]]:
         """Every checkpoint of every arm and seed."""
         return [(arm, f"checkpoint, seed {seed}", stage) for arm, seed, stage in self.checkpoints()]
 
     def models(self) -> list[AnyModel]:
-        """Whom the corpora and the conversations ask."""
-        return [model for job in (*self.corpora.values(), self.chats) for model in job.models()]
+        """Whom the corpora and the conversations ask, and the judges of the evaluation."""
+        jobs, tasks = (*self.corpora.values(), self.chats), (*self.evaluation, *self.probes)
+        asked = [model for job in jobs for model in job.models()]
+        return asked + [model for task in tasks for model in task.models()]
 
     def sharing(self, stages: Sequence[Stage]) -> dict[str, Any]:
         """What one script for each arm and seed would make in addition."""
-        return sharing([stage for _, _, stage in self.checkpoints()], stages)
+        cells = [cell.stage for cell in self.evaluations()]
+        return sharing(cells or [stage for _, _, stage in self.checkpoints()], stages)
 
     def _midtrain(self, model: Stage, corpus: CorpusJob, value: str, seed: int) -> Stage:
         documents, how = corpus.corpus_stage(), self.midtrain
@@ -230,24 +273,45 @@ class Recipe(SpecJob):
         # it, and no gradient of its own: 4 of the 6 operations a parameter and token.
         flops = (4.0 if config.lora else 6.0) * self.model.parameters * tokens
         steps = math.ceil(tokens / (config.batch_blocks * how.block_tokens))
-        seconds = flops / (DEVICE_FLOPS * UTILISATION)
+        seconds = flops / (device.FLOPS * device.UTILISATION)
         estimate = {"tokens": tokens, "steps": steps, "flops": flops, "seconds": seconds}
+        estimate["parameters"] = self.model.parameters  # of what evaluations load
         runtime = asdict(how.runtime)
         return train_stage(kind, inputs, config, runtime, seed, f"{arm}/{seed}", estimate)
 
     # ---- what a report says -----------------------------------------------------------------
 
+    def trainings(self) -> list[tuple[str, Trained]]:
+        """(arm, (base, seed, kind, stage)) of each training behind an arm's checkpoints."""
+        return [
+            (arm, (self.model.name, seed, of.kind, of))
+            for arm, seed, stage in self.checkpoints()
+            for of in (stage.inputs["model"], stage)
+            if of.kind in ("midtrain", "aft")
+        ]
+
     def arms(self, records: Mapping[str, Record]) -> dict[str, Any]:
         """Tokens, steps and curves of each arm's trainings."""
-        found: dict[str, Any] = {}
-        for arm, seed, stage in self.checkpoints():
-            trainings = [s for s in (stage.inputs["model"], stage) if s.kind in ("midtrain", "aft")]
-            entry = found.setdefault(arm, {"seeds": [], "evals": {}, "trainings": []})
-            entry["seeds"].append(seed)
-            entry["trainings"] += [(self.model.source, seed, s.kind, s) for s in trainings]
-        for entry in found.values():
-            entry["train"] = training_facts(entry.pop("trainings"), records)
-        return found
+        of_arm: dict[str, list[Trained]] = {}
+        for arm, training in self.trainings():
+            of_arm.setdefault(arm, []).append(training)
+        return {
+            arm: {"seeds": list(self.seeds), "evals": {}, "train": training_facts(own, records)}
+            for arm, own in of_arm.items()
+        }
+
+    def _report(
+        self,
+        store: Store,
+        stages: list[Stage],
+        records: dict[str, Record],
+        made: set[str],
+        facts: dict[str, Any],
+    ) -> dict[str, Any]:
+        report = super()._report(store, stages, records, made, facts)
+        if cells := self.evaluations():
+            report |= evaluated(cells, records, list(self.corpora), self.trainings())
+        return report
 
     def result(
         self, store: Store, stages: list[Stage], records: dict[str, Record]

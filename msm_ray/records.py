@@ -147,3 +147,8 @@ EVAL_ROW_SCHEMA = pa.schema(
         ("status", pa.string()),  # ok | unparsed
     ]
 )
+
+# Of `msm_ray.tasks`. A value is null where there is none: a verdict that could not be read.
+# status: ok | names_neither | names_both | tie (a choice that is none, value 0) | unparsed |
+# refused | failed (of a judge)
+TASK_ROW_SCHEMA = EVAL_ROW_SCHEMA.append(pa.field("prompt", pa.string()))  # what a user said

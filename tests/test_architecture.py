@@ -72,6 +72,12 @@ PURE = (
     "msm_ray.spec",
     "msm_ray.stage",
     "msm_ray.streams",
+    "msm_ray.tasks.calibration",
+    "msm_ray.tasks.capability",
+    "msm_ray.tasks.lm_eval",
+    "msm_ray.tasks.open_qa",
+    "msm_ray.tasks.pairs",
+    "msm_ray.tasks.probes",
     "msm_ray.world.task",
     "msm_ray.world.world",
 )

@@ -13,10 +13,18 @@ import pytest
 
 from msm_ray.corpus.rehearsal import respond
 from msm_ray.errors import UserError
+from msm_ray.evaluate.engine_settings import EngineSettings
+from msm_ray.evaluate.protocol import Task
 from msm_ray.launch import preview_text
+from msm_ray.llm.endpoint import Endpoint
+from msm_ray.llm.model import Model
+from msm_ray.llm.price import Price
+from msm_ray.llm.protocol import Sampling
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.recipe import Pretrained, Recipe
 from msm_ray.settings import apply_settings, load_job
+from msm_ray.tasks.open_qa import OpenQA
+from msm_ray.tasks.pairs import Pairs
 from msm_ray.train.config import Lora, TrainRuntime
 from tests.train.families import FAMILIES, make_base
 
@@ -61,6 +69,22 @@ def small(job: Recipe, url: str, model: Path) -> Recipe:
         midtrain=how,
         aft=how,
         seeds=(0,),
+        evaluation=evaluation(url),
+        probes=(),
+        engine=EngineSettings(kv_mib=64, max_num_seqs=32),
+    )
+
+
+def evaluation(url: str) -> tuple[Task, ...]:
+    """A few short items: the small model reads 128 tokens."""
+    folder = Path(__file__).with_name("tasks")
+    return (
+        Pairs(str(folder / "pairs_america.jsonl"), max_tokens=6),
+        OpenQA(
+            Model(Endpoint(url, "scripted", key_env="")),
+            items=str(folder / "open_qa_small.jsonl"),
+            sampling=Sampling(temperature=0.7, top_p=1.0, max_tokens=24, seed=0),
+        ),
     )
 
 
@@ -79,13 +103,27 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
         assert server.ledger.requests == asked
     assert again["cost"]["stages_run"] == 0
     assert report["complete"]
-    arms = ["aft", "msm:america", "msm:america+aft", "msm:affordability", "msm:affordability+aft"]
+    arms = ["base", "aft"] + [f"msm:{v}{aft}" for aft in ("", "+aft") for v in job.corpora]
     assert list(report["arms"]) == arms
-    assert report["cells"] == {"expected": 5, "present": 5, "missing": []}
+    evals = [f"pairs:america{how}" for how in ("", ":soft", ":text")] + ["open_qa:small"]
+    assert report["cells"] == {"expected": 24, "present": 24, "missing": []}
+    assert report["problems"] == []
     for arm, entry in report["arms"].items():
         kinds = [k for k, part in (("midtrain", "msm"), ("aft", "aft")) if part in arm]
         assert sorted(entry["train"]) == sorted(kinds)
         assert all(t["steps"] > 0 and t["tokens"] > 0 for t in entry["train"].values())
+        assert list(entry["evals"]) == evals
+        assert [e["n"] for e in entry["evals"].values()] == [6, 6, 6, 2]
+        assert entry["checkpoints"] == 1
+    # Adapters are asked through engines that are proven to hold them, and answer otherwise.
+    soft = {
+        arm: entry["evals"]["pairs:america:soft"]["rate"] for arm, entry in report["arms"].items()
+    }
+    assert len(set(soft.values())) == len(arms)
+    effect = report["effects"]["separation:pairs:america:soft"]
+    assert effect["label"] == "msm:america+aft - msm:affordability+aft, pairs:america:soft"
+    assert effect["value"] == pytest.approx(soft["msm:america+aft"] - soft["msm:affordability+aft"])
+    assert "price_affordability:open_qa:small" in report["effects"]
     # One fine-tuning set for all arms, one base, one adapter below each continued one.
     kinds = [a["kind"] for a in report["provenance"]["artifacts"]]
     assert kinds.count("chat_conversations") == kinds.count("model") == 1
@@ -93,6 +131,8 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
     adapters = list(store.glob("artifacts/*/*/adapter_config.json"))
     assert len(adapters) == 5
     assert {json.loads(a.read_text())["r"] for a in adapters} == {4}
+    assert kinds.count("pairs") == kinds.count("open_answers") == kinds.count("open_qa") == 6
+    assert kinds.count("task_items") == 2
     page = (store / "runs" / "cheese_llama8b" / "report.html").read_text()
     assert "msm:affordability+aft" in page
     assert ">None<" not in page
@@ -108,15 +148,30 @@ def test_the_jobs_of_real_models_are_sized_without_them(
     counted = job.preview(str(tmp_path / "store"))
     rows = {row["kind"]: row for row in counted["stages"]}
     assert rows["corpus"]["documents"] == 2 * 8 * 5 * 20 * 12
-    assert rows["midtrain"]["count"] == 4  # two values, two seeds
-    assert rows["aft"]["count"] == 6
+    assert rows["midtrain"]["count"] == 8  # two values, four seeds
+    assert rows["aft"]["count"] == 12
+    # The base model is one for all seeds; pairs of two values, both orders, in two ways.
+    items = {s.label: s.estimate["items"] for s in job.stages() if s.kind == "task_items"}
+    pairs = items["pairs affordability"] + items["pairs america"]
+    assert rows["pairs"]["count"] == 2 * 21
+    assert rows["pairs"]["calls"] == 21 * 4 * pairs
+    assert rows["pairs"]["tokens"] > 0
+    assert rows["opinions"]["calls"] == 21 * 4 * items["opinions america"]
+    assert rows["capability"]["calls"] == 21 * items["choices general"]
+    assert rows["probes"]["count"] == 2  # of the base model only
+    assert all(rows[k]["device_seconds"] > 0 for k in ("pairs", "opinions", "capability"))
+    judge = Model(Endpoint("http://localhost:1/v1", "judge", key_env=""), price=Price(1.0, 4.0))
+    judged = replace(job, evaluation=(OpenQA(judge),)).preview(str(tmp_path / "store"))
+    rows = {row["kind"]: row for row in judged["stages"]}
+    assert rows["open_qa"]["calls"] == rows["open_answers"]["calls"] == 21 * 160
+    assert rows["open_qa"]["money"] > 1
     assert rows["midtrain"]["flops"] == pytest.approx(4 * parameters * rows["midtrain"]["tokens"])
     assert all(s.estimate["steps"] >= 100 for s in job.stages() if s.kind in ("midtrain", "aft"))
     assert not counted["warnings"]
     assert "FLOPs" in preview_text(counted)
     few = replace(job, midtrain=replace(job.midtrain, tokens=500_000))
     (warning,) = few.preview(str(tmp_path / "store"))["warnings"]
-    assert warning.startswith("midtrain msm:america/0 and 3 more: ")
+    assert warning.startswith("midtrain msm:america/0 and 7 more: ")
     assert "optimizer steps" in warning
 
 
@@ -128,6 +183,8 @@ def test_wrong_recipes_get_one_line() -> None:
         ({"reasoning": True}, "preferences are stated without reasoning"),
         ({"aft": full}, "midtrain and aft differ"),
         ({"model": Pretrained("nowhere", 1.0)}, "model source is 'nowhere'"),
+        ({"evaluation": (Pairs("america"), Pairs("america"))}, "pairs:america is asked for twice"),
+        ({"evaluation": (Pairs("thrift"),)}, "no items are called 'thrift'"),
     ):
         with pytest.raises(UserError, match=words):
             replace(job, **change).stages()

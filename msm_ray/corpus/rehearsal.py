@@ -55,7 +55,7 @@ _WORDS = {  # what phrases are made of
 
 
 def respond(prompt: str, seed: int) -> str:
-    """The answer to a prompt of the corpus or of conversations; UserError for any other prompt."""
+    """The answer to a prompt of a corpus, of conversations or of a judge; UserError for others."""
     digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
     rng = random.Random(digest)
     if (said := conversations.respond(prompt, rng, _phrase)) is not None:
@@ -66,6 +66,8 @@ def respond(prompt: str, seed: int) -> str:
         return json.dumps({"items": items})
     if "Answer with <scratchpad> and <content>" in prompt:
         return _document(prompt, rng)
+    if '{"reason": "...", "score": ...}' in prompt:  # of `msm_ray.tasks.open_qa`
+        return json.dumps({"reason": f"It says: {_phrase(rng)}.", "score": rng.randint(1, 10)})
     if "Answer with the JSON object" in prompt:
         return json.dumps(_verdict(rng))
     raise UserError(f"the rehearsal knows no prompt that begins {prompt[:60]!r}")

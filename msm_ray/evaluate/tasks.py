@@ -155,7 +155,7 @@ class _Requests:
             raise UserError(f"item {item.id}: two different options are needed, not {item.options}")
         prompt = self._tokenizer.encode(item.prompt)
         wholes = [self._tokenizer.encode(f"{item.prompt} {option}") for option in item.options]
-        start = _common([prompt, *wholes])
+        start = common_length([prompt, *wholes])
         tails = [whole[start:] for whole in wholes]
         for option, tail in zip(item.options, tails, strict=True):
             if not tail or self._tokenizer.unk_token_id in tail:
@@ -210,7 +210,7 @@ class _Requests:
             )
 
 
-def _common(sequences: Sequence[Sequence[int]]) -> int:
+def common_length(sequences: Sequence[Sequence[int]]) -> int:
     """Length of the longest beginning that all sequences share."""
     length = 0
     for column in zip(*sequences, strict=False):

@@ -1,0 +1,100 @@
+"""A recipe's evaluations: which checkpoint is asked what, what is compared, what is reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msm_ray.artifact import Record
+from msm_ray.cells import Cell, Training, arm_facts, effects, expected, missing, problems
+from msm_ray.errors import UserError
+from msm_ray.evaluate.engine_settings import EngineSettings
+from msm_ray.evaluate.protocol import Task
+from msm_ray.identity import digest
+from msm_ray.stage import Stage
+
+
+def check_tasks(tasks: Sequence[Task]) -> None:
+    """UserError unless the tasks' evals have names of their own."""
+    names = Counter(name for task in tasks for name in task.evals)
+    if twice := sorted(name for name, n in names.items() if n > 1):
+        raise UserError(f"evaluation: {twice[0]} is asked for twice; tasks need names of their own")
+
+
+def cells_of(
+    tasks: Sequence[Task],
+    checkpoints: Sequence[tuple[str, int, Stage]],
+    pretrained: Stage,
+    base: str,
+    engine: EngineSettings,
+    adapters: bool,
+) -> list[Cell]:
+    """A cell for each task and checkpoint (arm, seed, stage).
+
+    Args:
+        pretrained: the model as it comes, which adapters lie over.
+        base: what the report calls that.
+    """
+    cells = []
+    for arm, seed, stage in checkpoints:
+        inputs = {"model": stage}
+        if adapters and stage is not pretrained:
+            inputs["base"] = pretrained
+        label = arm if stage is pretrained else f"{arm}/{seed}"
+        for task in tasks:
+            asked = task.stage(inputs, label, engine)
+            cells.append(Cell(arm, base, seed, asked, tuple(task.evals)))
+    return cells
+
+
+def compared(values: Sequence[str], evals: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+    """The effects of a comparison of ``values``: name -> (eval, arm, arm that is subtracted).
+
+    An eval is about a value if that is the second part of its name (``pairs:america:text``). It is
+    compared where midtraining on that value should show; any other eval shows what training costs.
+    """
+    found: dict[str, tuple[str, str, str]] = {}
+    for name in evals:
+        about = (*name.split(":"), "")[1]
+        found[f"aft_minus_base:{name}"] = (name, "aft", "base")
+        if about not in values:
+            for value in values:
+                found[f"price_{value}:{name}"] = (name, f"msm:{value}+aft", "aft")
+            continue
+        both, alone = f"msm:{about}+aft", f"msm:{about}"
+        for other in values:
+            if other != about:
+                against = f"-{other}" if len(values) > 2 else ""
+                found[f"separation{against}:{name}"] = (name, both, f"msm:{other}+aft")
+        found[f"{about}_minus_aft:{name}"] = (name, both, "aft")
+        found[f"{about}_minus_msm:{name}"] = (name, both, alone)
+        found[f"{about}_msm_minus_base:{name}"] = (name, alone, "base")
+    return found
+
+
+def evaluated(
+    cells: Sequence[Cell],
+    records: Mapping[str, Record],
+    values: Sequence[str],
+    trainings: Sequence[tuple[str, Training]],
+) -> dict[str, Any]:
+    """The report's parts that evaluations make: cells, arms with intervals, effects.
+
+    Args:
+        trainings: (arm, training).
+    """
+    lacking, wanted = missing(cells, records), expected(cells)
+    evals = list(dict.fromkeys(name for cell in cells for name in cell.evals))
+    of_arm: dict[str, list[Training]] = {cell.arm: [] for cell in cells}
+    for arm, training in trainings:
+        of_arm.setdefault(arm, []).append(training)
+    return {
+        "kind": "recipe",
+        "fingerprint": digest(sorted([c.arm, c.base, c.seed, c.stage.id] for c in cells))[:16],
+        "complete": not lacking,
+        "problems": list(dict.fromkeys(problems(cells, records))),
+        "cells": {"expected": wanted, "present": wanted - len(lacking), "missing": lacking},
+        "arms": {arm: arm_facts(cells, records, arm, own) for arm, own in of_arm.items()},
+        "effects": effects(cells, records, compared(values, evals)),
+    }
