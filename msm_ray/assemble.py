@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msm_ray.artifact import Record, Store
-from msm_ray.cells import arm_facts, compared_arms, effects, expected, missing, problems
+from msm_ray.cells import ItemValues, arm_facts, compared_arms, effects, expected, missing, problems
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph
 from msm_ray.observe import cost_summary
@@ -61,6 +61,7 @@ def assemble(
         run: ``{"wall_seconds", "started", "finished", "versions", "machine"}`` of this run.
     """
     lacking, wanted = missing(graph.cells, records), expected(graph.cells)
+    items = ItemValues(store)
     used = {s.id: s for s in graph.stages if s.id in records}
     return {
         "name": exp.name,
@@ -72,11 +73,11 @@ def assemble(
         "cells": {"expected": wanted, "present": wanted - len(lacking), "missing": lacking},
         "arms": {
             arm: arm_facts(
-                graph.cells, records, arm, [t[1:] for t in graph.trainings if t[0] == arm]
+                graph.cells, records, items, arm, [t[1:] for t in graph.trainings if t[0] == arm]
             )
             for arm in exp.arms
         },
-        "effects": effects(graph.cells, records, effect_arms(exp)),
+        "effects": effects(graph.cells, records, items, effect_arms(exp)),
         "corpus": corpus_facts(exp.corpus.writer, graph.corpora, store, records),
         "cost": cost_summary([(records[i], i not in fresh) for i in used]),
         "provenance": {

@@ -6,20 +6,18 @@ checkpoint came about, so every kind of comparison is reported in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from msm_ray.artifact import Record
-from msm_ray.evaluate.statistics import paired_effect, rate_ci
+import pyarrow.parquet as pq
+
+from msm_ray.artifact import Record, Store
+from msm_ray.evaluate.statistics import Interval, by_item, paired_effect, rate_ci
 from msm_ray.stage import Stage
 
-Values = dict[str, dict[int, float]]  # base name -> seed -> rate
 Training = tuple[str, int, str, Stage]  # base name, seed, "midtrain" | "aft", stage
-
-# Hundreds of small intervals (arm x eval x domain), which are read to two digits.
-DOMAIN_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -63,30 +61,103 @@ def problems(cells: Sequence[Cell], records: Mapping[str, Record]) -> list[str]:
     ]
 
 
-def values(
+class ItemValues:
+    """The value of every item of evaluations, from their ``rows.parquet``, each read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
+
+    def of(self, stage: Stage, name: str) -> list[dict[str, Any]]:
+        """The rows of one evaluation; none where it gives one number and no value per item."""
+        if stage.id not in self._tables:
+            path = self._store.fetch(stage.id) / "rows.parquet"
+            columns = ["id", "eval", "domain", "pair", "value", "weight"]
+            rows = pq.read_table(path, columns=columns).to_pylist() if path.is_file() else []
+            by_eval: dict[str, list[dict[str, Any]]] = {}
+            for row in rows:
+                by_eval.setdefault(row["eval"], []).append(row)
+            self._tables[stage.id] = by_eval
+        return self._tables[stage.id].get(name, [])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arm's results under one evaluation: base name -> seed -> value per item, or the rate."""
+
+    runs: dict[str, dict[int, dict[str, float] | float]]
+    options: dict[str, Any]  # for the statistics: scale, weights
+
+    def only(self, pairs: Sequence[tuple[str, int]]) -> Measured:
+        """The runs (base, seed) alone."""
+        kept: dict[str, dict[int, dict[str, float] | float]] = {}
+        for base, seed in pairs:
+            kept.setdefault(base, {})[seed] = self.runs[base][seed]
+        return Measured(kept, self.options)
+
+
+def measured(
     cells: Sequence[Cell],
     records: Mapping[str, Record],
+    items: ItemValues,
     arm: str,
     name: str,
     domain: str | None = None,
-) -> Values:
-    """An arm's rates by base and seed, only of cells that are there."""
-    found: Values = {}
+) -> Measured:
+    """What an arm's cells that are there found; those without values per item give their rate.
+
+    Base models have items of their own: an item's key names its base. Both orders of a question
+    are one item.
+    """
+    runs: dict[str, dict[int, dict[str, float] | float]] = {}
+    weights: dict[str, float] = {}
+    unit = False
     for cell in cells:
         if cell.arm != arm or not cell.has(records, name):
             continue
         result = records[cell.stage.id].facts["evals"][name]
+        unit = unit or "unit" in result
+        rows = items.of(cell.stage, name)
         if domain is not None:
-            result = result["by_domain"].get(domain)
-            if result is None:
+            if domain not in result["by_domain"]:
                 continue
-        found.setdefault(cell.base, {})[cell.seed] = result["rate"]
-    return found
+            result = result["by_domain"][domain]
+            rows = [row for row in rows if row["domain"] == domain]
+        value: dict[str, float] | float = result["rate"]
+        if rows:
+            keys = [f"{cell.base}/{row['pair'] or row['id']}" for row in rows]
+            value = by_item(keys, [row["value"] for row in rows])
+            weights |= dict(zip(keys, (row["weight"] for row in rows), strict=True))
+        runs.setdefault(cell.base, {})[cell.seed] = value
+    weighted = any(weight != 1 for weight in weights.values())
+    options: dict[str, Any] = {"weights": weights} if weighted else {}
+    # Tokens weigh a loss, which is no rate however small it is.
+    return Measured(runs, {**options, **({"scale": "real"} if weighted or unit else {})})
+
+
+def interval_facts(interval: Interval) -> dict[str, Any]:
+    """An interval as a report has it: ends, what it generalises to, and how it was made."""
+    return {
+        "ci95": [interval.low, interval.high],
+        "interval": interval.method,
+        "over": list(interval.over),
+    }
+
+
+def over_bases(
+    statistic: Callable[..., Interval], *runs: Mapping[str, Any], **options: Any
+) -> dict[str, Any]:
+    """The interval for other base models too, where there are two of them to know it from."""
+    if len(runs[0]) < 2:
+        return {}
+    wide = statistic(*runs, over=("items", "seeds", "bases"), **options)
+    return {"ci95_new_bases": [wide.low, wide.high]}
 
 
 def arm_facts(
     cells: Sequence[Cell],
     records: Mapping[str, Record],
+    items: ItemValues,
     arm: str,
     trainings: Iterable[Training],
 ) -> dict[str, Any]:
@@ -96,7 +167,7 @@ def arm_facts(
     for name in dict.fromkeys(e for c in own for e in c.evals):
         present = [c for c in own if c.has(records, name)]
         if present:
-            evals[name] = _eval(present, records, arm, name)
+            evals[name] = _eval(present, records, items, arm, name)
     runs = list(dict.fromkeys((c.base, c.seed) for c in own))
     return {
         "seeds": [{"base": base, "seed": seed} for base, seed in runs],
@@ -115,17 +186,23 @@ def _checkpoint(stage: Stage) -> Stage:
 
 
 def _eval(
-    present: Sequence[Cell], records: Mapping[str, Record], arm: str, name: str
+    present: Sequence[Cell],
+    records: Mapping[str, Record],
+    items: ItemValues,
+    arm: str,
+    name: str,
 ) -> dict[str, Any]:
     results = [records[c.stage.id].facts["evals"][name] for c in present]
     # Seeds may share a checkpoint (a base model has no seed): its items count once.
     once = [records[i].facts["evals"][name] for i in sorted({c.stage.id for c in present})]
-    interval = rate_ci(values(present, records, arm, name))
+    found = measured(present, records, items, arm, name)
+    interval = rate_ci(found.runs, **found.options)
     domains = list(dict.fromkeys(d for r in results for d in r["by_domain"]))
     counted = [k for k in ("refused", "failed") if any(k in r for r in once)]
     return {
         "rate": interval.value,
-        "ci95": [interval.low, interval.high],
+        **interval_facts(interval),
+        **over_bases(rate_ci, found.runs, **found.options),
         "n": sum(r["n"] for r in once),
         "unparsed": sum(r.get("unparsed", 0) for r in once),
         **{k: sum(r.get(k, 0) for r in once) for k in counted},
@@ -134,7 +211,7 @@ def _eval(
             {"base": c.base, "seed": c.seed, "rate": r["rate"], "n": r["n"]}
             for c, r in zip(present, results, strict=True)
         ],
-        "by_domain": {d: _domain(present, records, arm, name, d, once) for d in domains},
+        "by_domain": {d: _domain(present, records, items, arm, name, d, once) for d in domains},
     }
 
 
@@ -157,16 +234,17 @@ def _choices(once: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _domain(
     cells: Sequence[Cell],
     records: Mapping[str, Record],
+    items: ItemValues,
     arm: str,
     name: str,
     domain: str,
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    found = values(cells, records, arm, name, domain)
-    interval = rate_ci(found, resamples=DOMAIN_RESAMPLES)
+    found = measured(cells, records, items, arm, name, domain)
+    interval = rate_ci(found.runs, **found.options)
     return {
         "rate": interval.value,
-        "ci95": [interval.low, interval.high],
+        **interval_facts(interval),
         "n": sum(r["by_domain"][domain]["n"] for r in results if domain in r["by_domain"]),
     }
 
@@ -199,36 +277,47 @@ def training_facts(trainings: Iterable[Training], records: Mapping[str, Record])
 def effects(
     cells: Sequence[Cell],
     records: Mapping[str, Record],
+    items: ItemValues,
     compared: Mapping[str, tuple[str, str, str]],
 ) -> dict[str, Any]:
-    """The report's effects, over the seeds that both arms have.
+    """The report's effects, over the seeds and items that both arms have.
 
     Args:
         compared: name -> (evaluation, arm, arm that is subtracted).
     """
     found: dict[str, Any] = {}
     for name, (metric, arm_a, arm_b) in compared.items():
-        a = values(cells, records, arm_a, metric)
-        b = values(cells, records, arm_b, metric)
-        pairs = [(x, s) for x in a for s in a[x] if s in b.get(x, {})]
+        a = measured(cells, records, items, arm_a, metric)
+        b = measured(cells, records, items, arm_b, metric)
+        pairs = [(x, s) for x in a.runs for s in a.runs[x] if s in b.runs.get(x, {})]
         if not pairs:
             continue
-        a, b = _only(a, pairs), _only(b, pairs)
-        interval = paired_effect(a, b)
+        left, right, options = a.only(pairs).runs, b.only(pairs).runs, {**b.options, **a.options}
+        interval = paired_effect(left, right, **options)
+        rates = [_rates(cells, records, arm, metric) for arm in (arm_a, arm_b)]
         found[name] = {
             "value": interval.value,
-            "ci95": [interval.low, interval.high],
+            **interval_facts(interval),
+            **over_bases(paired_effect, left, right, **options),
+            "verdict": interval.verdict,
+            "n_unpaired": interval.n_unpaired,
             "label": f"{arm_a} - {arm_b}, {metric}",
-            "per_seed": [{"base": x, "seed": s, "value": a[x][s] - b[x][s]} for x, s in pairs],
+            "per_seed": [
+                {"base": x, "seed": s, "value": rates[0][x, s] - rates[1][x, s]} for x, s in pairs
+            ],
         }
     return found
 
 
-def _only(found: Values, pairs: Sequence[tuple[str, int]]) -> Values:
-    kept: Values = {}
-    for base, seed in pairs:
-        kept.setdefault(base, {})[seed] = found[base][seed]
-    return kept
+def _rates(
+    cells: Sequence[Cell], records: Mapping[str, Record], arm: str, name: str
+) -> dict[tuple[str, int], float]:
+    """An arm's rate by base and seed."""
+    return {
+        (c.base, c.seed): records[c.stage.id].facts["evals"][name]["rate"]
+        for c in cells
+        if c.arm == arm and c.has(records, name)
+    }
 
 
 def compared_arms(

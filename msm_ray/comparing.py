@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_ray.artifact import Record
-from msm_ray.cells import Cell, Training, arm_facts, effects, expected, missing, problems
+from msm_ray.cells import (
+    Cell,
+    ItemValues,
+    Training,
+    arm_facts,
+    effects,
+    expected,
+    missing,
+    problems,
+)
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
@@ -76,6 +85,7 @@ def compared(values: Sequence[str], evals: Sequence[str]) -> dict[str, tuple[str
 def evaluated(
     cells: Sequence[Cell],
     records: Mapping[str, Record],
+    items: ItemValues,
     values: Sequence[str],
     trainings: Sequence[tuple[str, Training]],
 ) -> dict[str, Any]:
@@ -95,6 +105,6 @@ def evaluated(
         "complete": not lacking,
         "problems": list(dict.fromkeys(problems(cells, records))),
         "cells": {"expected": wanted, "present": wanted - len(lacking), "missing": lacking},
-        "arms": {arm: arm_facts(cells, records, arm, own) for arm, own in of_arm.items()},
-        "effects": effects(cells, records, compared(values, evals)),
+        "arms": {arm: arm_facts(cells, records, items, arm, own) for arm, own in of_arm.items()},
+        "effects": effects(cells, records, items, compared(values, evals)),
     }

@@ -19,7 +19,7 @@ from typing import Any
 
 from msm_ray import device
 from msm_ray.artifact import Record, Store
-from msm_ray.cells import Cell, training_facts
+from msm_ray.cells import Cell, ItemValues, training_facts
 from msm_ray.cells import Training as Trained
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
@@ -310,7 +310,9 @@ class Recipe(SpecJob):
     ) -> dict[str, Any]:
         report = super()._report(store, stages, records, made, facts)
         if cells := self.evaluations():
-            report |= evaluated(cells, records, list(self.corpora), self.trainings())
+            report |= evaluated(
+                cells, records, ItemValues(store), list(self.corpora), self.trainings()
+            )
         return report
 
     def result(
