@@ -69,11 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     report = command("report", "write report.html of a run again, from its report.json")
     report.add_argument("run", metavar="RUN", help="the run's name or a fingerprint")
+    compare = command("compare", "two runs side by side: settings, rates and effects that differ")
+    compare.add_argument("runs", metavar="RUN", nargs=2, help="a run's name or a fingerprint")
+    compare.add_argument("--json", action="store_true", help="as JSON")
+    compare.add_argument("--html", metavar="FILE", help="write it as a page, too")
     serve = command("serve", "serve a checkpoint over an OpenAI-compatible API (vLLM)")
     serve.add_argument("id", metavar="ID", help="a model's artifact id, or the beginning of one")
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--host", default="127.0.0.1")
-    for each in (ls, show, verify, gc, report, serve):
+    for each in (ls, show, verify, gc, report, compare, serve):
         _store_argument(each)
     command("doctor", "what this machine has, what is missing, and the command that mends it")
     return parser

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msm_ray.assemble import assemble, corpus_facts, fingerprint, specs_facts
+from msm_ray.assemble import assemble, closer, corpus_facts, fingerprint, specs_facts
 from msm_ray.cells import Cell
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
@@ -81,8 +81,20 @@ class Suite:
         graphs = self.graphs()
         stages = topological([s for graph in graphs.values() for s in graph.stages])
 
-        def report(store: Store, *of_run: Any) -> dict[str, Any]:
-            return self.report(graphs, store, *of_run)
+        def report(store: Store, records: dict[str, Record], *of_run: Any) -> dict[str, Any]:
+            whole = self.report(graphs, store, records, *of_run)
+            named = _arm_names(graphs)
+            cells = [
+                dataclasses.replace(c, arm=named[member, c.arm])
+                for member, graph in graphs.items()
+                for c in graph.cells
+            ]
+            trainings = [
+                (named[member, arm], base, seed, kind, stage)
+                for member, graph in graphs.items()
+                for arm, base, seed, kind, stage in graph.trainings
+            ]
+            return closer(whole, cells, trainings, store, records)
 
         return run_job(self.name, stages, store_url, address, report)
 
