@@ -20,7 +20,7 @@ EVALS: Mapping[str, tuple[str, str]] = {
 IN_NATS = frozenset({"heldout_loss"})
 # What an interval says, for effects and differences alike.
 DIFFERENCE, NONE_SHOWN, ONE_RUN, NO_INTERVAL = (
-    "a difference",
+    "difference",
     "none shown",
     "one run",
     "no interval",
@@ -150,7 +150,7 @@ def shows(effect: Mapping[str, Any]) -> str:
     bounds = bounds_of(effect)
     if number(effect.get("value")) is None or bounds is None:
         return ONE_RUN if len(items(effect.get("per_seed"))) == 1 else NO_INTERVAL
-    if bounds[0] <= 0 <= bounds[1] or effect.get("verdict", "difference") != "difference":
+    if bounds[0] <= 0 <= bounds[1] or effect.get("verdict", DIFFERENCE) != DIFFERENCE:
         return NONE_SHOWN
     return DIFFERENCE
 
