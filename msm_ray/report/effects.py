@@ -117,8 +117,8 @@ def verdicts(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) 
         of = f"{esc(first)} − {esc(second)}<small>{esc(metric)}</small>" if first else ""
         words = esc(IN_WORDS[verdict])
         shown = f"<b>{words}</b>" if verdict == DIFFERENCE else f'<span class="none">{words}</span>'
-        difference = fixed(value, sign=True) if value is not None else NOT_MEASURED
-        bounds = interval(bounds_of(effect), sign=True)
+        difference = fixed(value, 3, True) if value is not None else NOT_MEASURED
+        bounds = interval(bounds_of(effect), 3, True)
         rows.append(
             [
                 f"<b>{esc(name)}</b>",

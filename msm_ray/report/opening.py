@@ -24,7 +24,7 @@ def banner(report: Mapping[str, Any]) -> str:
     problems = [word(p, "a problem without a word") for p in items(report.get("problems"))]
     missing = _grouped(report)
     said = f"{count(there)} of {count(wanted)} cells are there."
-    if there is not None and there == wanted and problems:
+    if there is not None and there == wanted and problems and not missing:
         said = f"all {count(wanted)} cells are there, and {plural(len(problems), 'problem')}."
     listed = "".join(f"<li>{esc(line)}</li>" for line in (problems + missing)[:LINES])
     left = len(problems) + len(missing) - LINES

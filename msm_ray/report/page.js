@@ -2,6 +2,8 @@
 "use strict";
 
 (() => {
+  const FEW = 9; // rows up to which a table is taken in at a glance
+
   // What a cell is sorted by: its data-v if it has one, else its text. Empty: always last.
   const key = (row, column) => {
     const cell = row.cells[column];
@@ -56,7 +58,7 @@
 
   const filters = (table) => {
     const rows = [...table.tBodies[0].rows];
-    if (rows.length < 6) return;
+    if (rows.length < FEW) return;
     const name = table.dataset.sortable;
     const tools = document.createElement("div");
     tools.className = "tools";

@@ -253,7 +253,7 @@ PATHS = _paths(SMALL)
 BROKEN = st.sampled_from([None, math.nan, math.inf, "", [], {}, "text", -1, True, [None], [1, "a"]])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(PATHS), BROKEN), min_size=1, max_size=4))
 def test_whatever_field_is_missing_or_broken_the_page_is_made(changes: list[Any]) -> None:
     report = copy.deepcopy(SMALL)
