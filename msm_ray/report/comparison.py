@@ -96,8 +96,9 @@ def _part(rows: Sequence[Mapping[str, Any]], name: str, sign: bool) -> str:
             d = r["difference"]
             value = f"<b>{fixed(d['value'], 3, True)}</b><br><small>"
             value += f"{interval(d['ci95'], 3, True) or 'no interval'}</small>"
-            verdict = f"{d['verdict']}, {plural(d['pairs'], 'pair')}"
-            last: list[str | Cell] = [(value, d["value"]), esc(verdict)]
+            verdict = esc(f"{d['verdict']}, {plural(d['pairs'], 'pair')}")
+            kind = "" if d["verdict"] == DIFFERENCE else ' class="none"'
+            last: list[str | Cell] = [(value, d["value"]), f"<span{kind}>{verdict}</span>"]
         else:
             why = f'<span class="none">not comparable: {esc(r["not_comparable"])}</span>'
             last = [("", None), why]
@@ -108,7 +109,11 @@ def _part(rows: Sequence[Mapping[str, Any]], name: str, sign: bool) -> str:
         "B − A within pairs of the same base model and the same seed, over the same items. Grey:"
         " the interval holds zero, no difference is shown."
     )
-    return figure + sortable(name, ["", "A", "B", "B − A", "what it shows"], made, "numbers") + text
+    return (
+        figure
+        + sortable(name, ["", "A", "B", "B − A", "it shows"], made, "numbers compared")
+        + text
+    )
 
 
 def _row(title: str, difference: Mapping[str, Any]) -> Row:

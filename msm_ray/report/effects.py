@@ -35,10 +35,10 @@ from msm_ray.report.text import (
 )
 
 IN_WORDS = {
-    DIFFERENCE: "a difference: the interval excludes zero",
-    NONE_SHOWN: "none shown: the interval holds zero",
-    ONE_RUN: "unknown: one run has no interval",
-    NO_INTERVAL: "unknown: there is no interval",
+    DIFFERENCE: "a difference",
+    NONE_SHOWN: "none shown: it holds zero",
+    ONE_RUN: "unknown: one run",
+    NO_INTERVAL: "unknown: no interval",
 }
 
 
@@ -122,14 +122,14 @@ def verdicts(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) 
         rows.append(
             [
                 f"<b>{esc(name)}</b>",
-                of,
                 (difference, value),
                 bounds,
-                str(len(items(effect.get("per_seed")))),
                 shown,
+                str(len(items(effect.get("per_seed")))),
+                of,
             ]
         )
-    head = ["effect", "of", "difference", "95 % interval", "pairs", "what it shows"]
+    head = ["effect", "difference", "95 % interval", "it shows", "pairs", "of"]
     return sortable("Effects", head, rows, "verdicts")
 
 
@@ -142,8 +142,9 @@ def _reading(found: Mapping[str, Mapping[str, Any]]) -> str:
         few = " Look at every base's own points too."
     return (
         "Differences are taken within a pair, the same base model and the same seed in both arms,"
-        " then averaged. Grey: a bar that holds zero shows no difference, which is not the same as"
-        f" showing that there is none.{few} <i>separation</i> compares the two midtrained arms"
-        " after the same fine-tuning; <i>msm_only</i> the same before it; <i>price</i> is what"
-        " midtraining cost in facts or in loss on other text."
+        " then averaged. One is called a difference where its interval excludes zero. Grey: a bar"
+        " that holds zero shows none, which is not the same as showing that there is none."
+        f"{few} <i>separation</i> compares the two midtrained arms after the same fine-tuning;"
+        " <i>msm_only</i> the same before it; <i>price</i> is what midtraining cost in facts or in"
+        " loss on other text."
     )

@@ -340,8 +340,8 @@ def test_what_is_not_shown_is_grey_and_said_in_words() -> None:
     page = render_html(report)
     part = page[page.index('<section id="effects">') : page.index('<section id="evaluations">')]
     rows = re.findall(r"<tr>(?:(?!</tr>).)*</tr>", part)
-    assert "a difference: the interval excludes zero" in next(r for r in rows if "clear" in r)
-    assert "none shown: the interval holds zero" in next(r for r in rows if "unclear" in r)
+    assert "<b>a difference</b>" in next(r for r in rows if "clear" in r)
+    assert "none shown: it holds zero" in next(r for r in rows if "unclear" in r)
     labels = dict(re.findall(r'class="(ink|muted)" font-size="14"[^>]*>(?:un)?(clear)<', part))
     assert labels == {"ink": "clear", "muted": "clear"}
 
