@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msm_ray.evaluate.statistics import paired_effect
+from msm_ray.evaluate.statistics import Interval, paired_effect
 from msm_ray.report.names import (
     DIFFERENCE,
+    NO_INTERVAL,
     NONE_SHOWN,
     ONE_RUN,
     arm_order,
@@ -183,11 +184,18 @@ def _difference(cells: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
     estimate = paired_effect(runs[1], runs[0])
     made = {
         "value": estimate.value,
-        "ci95": [estimate.low, estimate.high] if len(shared) > 1 else None,
+        "ci95": _bounds(estimate, len(shared)),
         "pairs": len(shared),
     }
     verdict = shows({**made, "per_seed": shared})
     return {"difference": {**made, "verdict": verdict}}
+
+
+def _bounds(estimate: Interval, pairs: int) -> list[float] | None:
+    """The interval; None where nothing can be said of the spread, as of one pair."""
+    if pairs < 2 or (estimate.low == estimate.high and estimate.value != 0):
+        return None
+    return [estimate.low, estimate.high]
 
 
 def _by_run(cell: Mapping[str, Any], key: str) -> dict[tuple[str, int], float]:
@@ -201,7 +209,12 @@ def _by_run(cell: Mapping[str, Any], key: str) -> dict[tuple[str, int], float]:
 
 # ----------------------------------------------------------------------------------------- text
 
-SAID = {DIFFERENCE: "a difference", NONE_SHOWN: "none shown", ONE_RUN: "one pair: no interval"}
+SAID = {
+    DIFFERENCE: "a difference",
+    NONE_SHOWN: "none shown",
+    ONE_RUN: "unknown",
+    NO_INTERVAL: "unknown",
+}
 
 
 def comparison_text(found: Mapping[str, Any]) -> str:
@@ -249,7 +262,7 @@ def _row_text(row: Mapping[str, Any], sign: bool = False) -> list[str]:
     difference = row["difference"]
     value = f"{fixed(difference['value'], 3, True)} {interval(difference['ci95'], 3, True)}".strip()
     pairs = plural(difference["pairs"], "pair")
-    return [*sides, value, f"{SAID.get(difference['verdict'], difference['verdict'])}, {pairs}"]
+    return [*sides, value, f"{SAID[difference['verdict']]}, {pairs}"]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,29 +56,26 @@ class Cell(Protocol):
         """The evaluate stage."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Item:
-    """An item of one evaluation; `_Reader.item` makes one of each, so that it is its own key."""
+    """An item of one evaluation and what was found of it; `_Reader` makes one of each.
+
+    ``sums`` has the sum and the number of its values by arm, ``base`` a base model that has it.
+    """
 
     eval: str
     id: str
     prompt: str
     domain: str
+    base: str
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    name: str = ""
+    chosen: str = ""
 
     @cached_property
     def hash(self) -> str:
         """What decides between items: the same in every run that asks it."""
         return hashlib.sha256(json.dumps([self.eval, self.id, self.prompt]).encode()).hexdigest()
-
-
-@dataclass
-class _Found:
-    """What was found of an item: sum and number of its values by arm, and a base that has it."""
-
-    base: str
-    sums: dict[str, list[float]] = field(default_factory=dict)
-    name: str = ""
-    chosen: str = ""
 
     @property
     def rates(self) -> dict[str, float]:
@@ -99,7 +97,6 @@ def gather(cells: Sequence[Cell], records: Mapping[str, Record], store: Store) -
     and base, by which two reports tell whether they asked the same.
     """
     runs, reader = _runs(cells, records), _Reader(records, store)
-    found: dict[_Item, _Found] = {}
     sets: dict[str, dict[str, set[_Item]]] = {}
     said: dict[str, list[str]] = {}
     for cell in runs:
@@ -107,24 +104,23 @@ def gather(cells: Sequence[Cell], records: Mapping[str, Record], store: Store) -
         for name, digest in _said(rows):
             said.setdefault(name, []).append(digest)
         for item, value in reader.values(cell, rows):
-            entry = found.get(item) or found.setdefault(item, _Found(cell.base))
             sets.setdefault(item.eval, {}).setdefault(cell.base, set()).add(item)
             if value is not None:
-                total = entry.sums.setdefault(cell.arm, [0.0, 0])
+                total = item.sums.setdefault(cell.arm, [0.0, 0])
                 total[0] += value
                 total[1] += 1
     by_eval: dict[str, list[_Item]] = {}
-    for item in found:
+    for item in reader.items:
         by_eval.setdefault(item.eval, []).append(item)
     room = _room(len(by_eval), len({cell.arm for cell in runs}))
-    shown = {name: _choose(own, found, room) for name, own in by_eval.items()}
+    shown = {name: _choose(own, room) for name, own in by_eval.items()}
     spoken = {name: own for name, own in shown.items() if name in _own_words(said)}
-    _name(found)
+    _name(reader.items)
     return {
-        "items": {n: [_shown(i, found[i]) for i in own] for n, own in shown.items()},
+        "items": {n: [_shown(item) for item in own] for n, own in shown.items()},
         "items_total": {name: len(own) for name, own in by_eval.items()},
         "item_sets": {n: {b: _digest(own) for b, own in of.items()} for n, of in sets.items()},
-        "samples": _samples(runs, reader, spoken, found),
+        "samples": _samples(runs, reader, spoken),
     }
 
 
@@ -162,36 +158,47 @@ class _Reader:
     def __init__(self, records: Mapping[str, Record], store: Store) -> None:
         self._records, self._store = records, store
         self._prompts: dict[str, dict[str, tuple[str, str]]] = {}  # by artifact, then by item
-        self._items: dict[tuple[str, str, str, str], _Item] = {}
+        self._items: dict[tuple[str, str, str], _Item] = {}
+
+    @property
+    def items(self) -> list[_Item]:
+        """All items that were read."""
+        return list(self._items.values())
 
     def rows(self, cell: Cell) -> pa.Table:
-        """A cell's rows (``EVAL_ROW_SCHEMA``)."""
-        return pq.ParquetFile(self._store.fetch(cell.stage.id) / ROWS_FILE).read()
+        """A cell's rows (``EVAL_ROW_SCHEMA``), the first order of every pair first."""
+        rows = pq.ParquetFile(self._store.fetch(cell.stage.id) / ROWS_FILE).read()
+        if "prompt" not in rows.column_names:
+            rows = rows.append_column("prompt", pa.nulls(len(rows), pa.string()))
+        return rows.sort_by([("order", "ascending"), ("id", "ascending")])
 
     def values(self, cell: Cell, rows: pa.Table) -> Iterable[tuple[_Item, float | None]]:
-        """The value of each of its items, the mean where one was asked several times."""
+        """The value of each of its items: the mean of one that was asked several times."""
         finite = pc.is_finite(rows["value"])
         value = pc.if_else(finite, rows["value"], pa.scalar(None, pa.float64()))
-        keys = [n for n in ("eval", "id", "domain", "prompt") if n in rows.column_names]
-        rows = rows.select(keys).append_column("value", value)
-        means = rows.group_by(keys).aggregate([("value", "mean")])
-        yield from zip(self.of(cell, means), means["value_mean"].to_pylist(), strict=True)
+        keys = ["eval", "id", "domain"]
+        rows = rows.select([*keys, "prompt"]).append_column("value", value)
+        made = rows.group_by(keys, use_threads=False).aggregate(
+            [("value", "mean"), ("prompt", "first")]
+        )
+        made = made.rename_columns([*keys, "value", "prompt"])
+        yield from zip(self.of(cell, made), made["value"].to_pylist(), strict=True)
 
     def of(self, cell: Cell, rows: pa.Table) -> list[_Item]:
-        """The item of each row. A row's own prompt is what was asked, else its items' table's."""
+        """The item of each row. Two tables of items may call different ones the same."""
         prompts: dict[str, tuple[str, str]] = {}
         for stage in cell.stage.inputs.values():
             prompts |= self._prompts_of(stage)
-        names = rows["eval"].to_pylist(), rows["id"].to_pylist(), rows["domain"].to_pylist()
-        own = [""] * len(rows)
-        if "prompt" in rows.column_names:
-            own = rows["prompt"].to_pylist()
+        columns = [rows[name].to_pylist() for name in ("eval", "id", "domain", "prompt")]
         found = []
-        for name, id, domain, prompt in zip(*names, own, strict=True):
-            asked = prompt or prompts.get(id, ("", ""))[name.endswith("_text")]
-            key = (name, id, asked, domain or "")
-            item = self._items.get(key)
-            found.append(item or self._items.setdefault(key, _Item(*key)))
+        for name, id, domain, own in zip(*columns, strict=True):
+            asked = prompts.get(id, ("", ""))[name.endswith("_text")]
+            item = self._items.get((name, id, asked))
+            if item is None:
+                # A row's own word is what was asked; it may differ between arms.
+                item = _Item(name, id, own or asked, domain or "", cell.base)
+                self._items[name, id, asked] = item
+            found.append(item)
         return found
 
     def _prompts_of(self, stage: Stage) -> dict[str, tuple[str, str]]:
@@ -220,39 +227,38 @@ def _room(evals: int, arms: int) -> int:
     return max(ITEMS_LEAST, min(ITEMS_MOST, NUMBERS // max(1, evals * arms)))
 
 
-def _choose(own: Sequence[_Item], found: Mapping[_Item, _Found], room: int) -> list[_Item]:
+def _choose(own: Sequence[_Item], room: int) -> list[_Item]:
     """Those on which the arms differ most, then some at random; all where there is room."""
     by_hash = sorted(own, key=lambda item: item.hash)
-    at_random = len(own) if len(own) <= room else math.ceil(room * RANDOM_SHARE)
-    differ = sorted(by_hash, key=lambda item: -found[item].spread)[: room - at_random]
-    differ = [item for item in differ if found[item].spread > 0] if len(own) > room else []
-    taken = set(differ)
-    rest = [item for item in by_hash if item not in taken][: room - len(differ)]
-    for items, chosen in ((differ, "differ"), (rest, "all" if len(own) <= room else "random")):
-        for item in items:
-            found[item].chosen = chosen
+    if len(own) <= room:
+        for item in by_hash:
+            item.chosen = "all"
+        return by_hash
+    most = room - math.ceil(room * RANDOM_SHARE)
+    differ = [i for i in sorted(by_hash, key=lambda i: -i.spread)[:most] if i.spread > 0]
+    for item in differ:
+        item.chosen = "differ"
+    rest = [item for item in by_hash if not item.chosen][: room - len(differ)]
+    for item in rest:
+        item.chosen = "random"
     return [*differ, *rest]
 
 
-def _name(found: Mapping[_Item, _Found]) -> None:
+def _name(items: Sequence[_Item]) -> None:
     """Give every item a name of its own: its id, behind the base's where several share the id."""
-    first: dict[tuple[str, str], _Item] = {}
-    twice: set[tuple[str, str]] = set()
-    for item in found:
-        if first.setdefault((item.eval, item.id), item) != item:
-            twice.add((item.eval, item.id))
-    for item, entry in found.items():
-        several = (item.eval, item.id) in twice
-        entry.name = f"{entry.base}/{item.id}" if several else item.id
+    count = Counter((item.eval, item.id) for item in items)
+    for item in items:
+        several = count[item.eval, item.id] > 1
+        item.name = f"{item.base}/{item.id}" if several else item.id
 
 
-def _shown(item: _Item, entry: _Found) -> dict[str, Any]:
+def _shown(item: _Item) -> dict[str, Any]:
     return {
-        "id": entry.name,
+        "id": item.name,
         "domain": item.domain,
         "prompt": _cut(item.prompt, PROMPT_CHARS),
-        "rates": {arm: round(rate, 4) for arm, rate in entry.rates.items()},
-        "chosen": entry.chosen,
+        "rates": {arm: round(rate, 4) for arm, rate in item.rates.items()},
+        "chosen": item.chosen,
     }
 
 
@@ -269,13 +275,10 @@ def _digest(own: Iterable[_Item]) -> str:
 
 
 def _samples(
-    runs: Sequence[Cell],
-    reader: _Reader,
-    shown: Mapping[str, Sequence[_Item]],
-    found: Mapping[_Item, _Found],
+    runs: Sequence[Cell], reader: _Reader, shown: Mapping[str, Sequence[_Item]]
 ) -> list[dict[str, Any]]:
     """Every arm's answers to a few of the chosen items, as many as there is room for."""
-    picked = {name: _pick(own, found) for name, own in shown.items()}
+    picked = {name: _pick(own) for name, own in shown.items()}
     answers = _answers(runs, reader, {i for own in picked.values() for i in own})
     order = [i for row in zip(*_padded(picked.values()), strict=True) for i in row if i]
     kept: list[_Item] = []
@@ -288,10 +291,10 @@ def _samples(
     return [
         {
             "eval": item.eval,
-            "id": found[item].name,
+            "id": item.name,
             "domain": item.domain,
             "prompt": _cut(item.prompt, ANSWER_CHARS),
-            "chosen": found[item].chosen,
+            "chosen": item.chosen,
             "answers": answers[item],
         }
         for name in shown
@@ -300,14 +303,12 @@ def _samples(
     ]
 
 
-def _pick(own: Sequence[_Item], found: Mapping[_Item, _Found]) -> list[_Item]:
-    """Of the items in the tables, as many that differ as others, in turn."""
-    differ = [i for i in own if found[i].chosen == "differ"] or sorted(
-        own, key=lambda i: -found[i].spread
-    )
-    rest = [i for i in own if i not in set(differ)]
-    half = SAMPLES_MOST // 2
-    return [*differ[: SAMPLES_MOST - min(half, len(rest))], *rest[:half]]
+def _pick(own: Sequence[_Item]) -> list[_Item]:
+    """Of the items in the tables, as many that differ as others."""
+    differ = [i for i in own if i.chosen == "differ"] or sorted(own, key=lambda i: -i.spread)
+    taken = set(differ)
+    rest = [i for i in own if i not in taken][: SAMPLES_MOST // 2]
+    return [*differ[: SAMPLES_MOST - len(rest)], *rest]
 
 
 def _padded(lists: Iterable[Sequence[_Item]]) -> list[list[_Item | None]]:
@@ -327,8 +328,9 @@ def _answers(
     for cell in runs:
         rows = reader.rows(cell)
         rows = rows.filter(pc.is_in(rows["id"], ids))
+        first: dict[_Item, int] = {}  # of an item that was asked in two orders only one is shown
         for item, row in zip(reader.of(cell, rows), rows.to_pylist(), strict=True):
-            if item not in wanted:
+            if item not in wanted or first.setdefault(item, row["order"]) != row["order"]:
                 continue
             given = found[item].setdefault(cell.arm, [])
             if len(given) < RUNS_SHOWN:

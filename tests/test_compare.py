@@ -58,6 +58,12 @@ def test_a_difference_is_paired_and_b_minus_a(a: dict[str, Any], b: dict[str, An
     assert "aft" in text
     assert "−0.150 [" in text
     assert "a difference, 6 pairs" in text
+    # pairs that do not vary say nothing of how much the next one would
+    shift(b, "aft", "facts", [0.1] * 6)
+    for x, y in zip(*(r["arms"]["aft"]["evals"]["facts"]["per_seed"] for r in (a, b)), strict=True):
+        x["rate"], y["rate"] = 0.5, 0.75
+    difference = row(comparison(a, b), "aft", "facts")["difference"]
+    assert (difference["ci95"], difference["verdict"]) == (None, "no interval")
 
 
 def test_settings_specs_and_versions_that_differ_are_named_by_their_path(

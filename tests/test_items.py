@@ -46,8 +46,12 @@ class World:
         """A cell with these rows; what a row does not say is plain."""
         inputs = {"items": self.asked[base]} if base in self.asked else {}
         stage = self._stage("evaluate", {"arm": arm, "base": base, "seed": seed}, inputs)
-        plain = {"eval": "choice", "domain": "books", "answer": "", "status": "ok", "weight": 1.0}
-        self._commit(stage, "rows.parquet", [{**plain, **r} for r in rows], EVAL_ROW_SCHEMA)
+        plain = {"eval": "choice", "domain": "books", "answer": "", "status": "ok"}
+        plain |= {"order": 0, "weight": 1.0}
+        schema = EVAL_ROW_SCHEMA
+        if any("prompt" in r for r in rows):
+            schema = schema.append(pa.field("prompt", pa.string()))
+        self._commit(stage, "rows.parquet", [{**plain, **r} for r in rows], schema)
         self.cells.append(Cell(arm, base, seed, stage))
 
     def _stage(self, kind: str, config: dict[str, Any], inputs: dict[str, Stage]) -> Stage:
@@ -110,6 +114,21 @@ def test_items_of_two_bases_with_one_id_and_other_prompts_are_two(world: World) 
     }
     sets = found["item_sets"]["choice"]
     assert sets["base-0"] != sets["base-1"]
+
+
+def test_an_item_in_two_orders_is_one_and_shows_its_first(world: World) -> None:
+    for arm in ("aft", "msm:a"):
+        rows = [
+            {"id": "q", "order": 1, "value": 0.0, "answer": "y", "prompt": "y or x ?"},
+            {"id": "q", "order": 0, "value": 1.0, "answer": "x", "prompt": "x or y ?"},
+        ]
+        world.cell(arm, "base-0", 0, rows)
+    found = world.gather()
+    (item,) = found["items"]["choice"]
+    assert (item["id"], item["prompt"]) == ("q", "x or y ?")
+    assert item["rates"] == {"aft": 0.5, "msm:a": 0.5}
+    (sample,) = found["samples"]
+    assert [a["text"] for a in sample["answers"]["aft"]] == ["x"]
 
 
 def test_seeds_that_share_a_checkpoint_count_once(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msm_ray.compare import SAID
 from msm_ray.report.figures import Row, auto_axis, interval_figure
 from msm_ray.report.html import page
 from msm_ray.report.names import DIFFERENCE
@@ -96,7 +97,7 @@ def _part(rows: Sequence[Mapping[str, Any]], name: str, sign: bool) -> str:
             d = r["difference"]
             value = f"<b>{fixed(d['value'], 3, True)}</b><br><small>"
             value += f"{interval(d['ci95'], 3, True) or 'no interval'}</small>"
-            verdict = esc(f"{d['verdict']}, {plural(d['pairs'], 'pair')}")
+            verdict = esc(f"{SAID[d['verdict']]}, {plural(d['pairs'], 'pair')}")
             kind = "" if d["verdict"] == DIFFERENCE else ' class="none"'
             last: list[str | Cell] = [(value, d["value"]), f"<span{kind}>{verdict}</span>"]
         else:

@@ -53,23 +53,25 @@ def effects(report: Mapping[str, Any]) -> str:
 
 def _by_metric(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
     """Choices on one axis, the price paid on others."""
-    bases = base_names(report)
+    bases, item = base_names(report), counted_item(report)
     rows = {name: effect_row(name, effect, bases) for name, effect in found.items()}
     left = label_width(list(rows.values()))
-    parts = []
-    for title, belongs in (
-        (
-            f"difference in the share choosing the {counted_item(report)}",
-            lambda m: m.startswith("choice"),
-        ),
-        ("difference in the share of facts answered correctly", lambda m: m == "facts"),
-        ("difference in held-out loss, nats per token (above 0: worse)", lambda m: m in IN_NATS),
-        ("difference", lambda m: not (m.startswith("choice") or m == "facts" or m in IN_NATS)),
-    ):
-        group = [rows[name] for name, e in found.items() if belongs(parse_label(e)[2])]
-        if group:
-            parts.append(_drawn(group, title, bases, left))
-    return "".join(parts)
+    axes: dict[str, list[Row]] = {}
+    for name, effect in found.items():
+        axes.setdefault(_axis_title(parse_label(effect)[2], item), []).append(rows[name])
+    return "".join(_drawn(group, title, bases, left) for title, group in axes.items())
+
+
+def _axis_title(metric: str, item: str) -> str:
+    """What a difference is measured in; evaluations whose names begin alike share an axis."""
+    if metric.startswith("choice"):
+        return f"difference in the share choosing the {item}"
+    if metric == "facts":
+        return "difference in the share of facts answered correctly"
+    if metric in IN_NATS:
+        return "difference in held-out loss, nats per token (above 0: worse)"
+    family = metric.partition(":")[0]
+    return f"difference: {family}" if family else "difference"
 
 
 def _by_kind(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -113,9 +115,12 @@ def verdicts(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) 
     rows: list[list[str | tuple[str, float | str | None]]] = []
     for name, effect in found.items():
         verdict, value = shows(effect), number(effect.get("value"))
+        runs = len(items(effect.get("per_seed")))
         first, second, metric = parse_label(effect)
         of = f"{esc(first)} − {esc(second)}<small>{esc(metric)}</small>" if first else ""
-        words = esc(IN_WORDS[verdict])
+        words = IN_WORDS[verdict]
+        if runs == 1 and verdict in (DIFFERENCE, NONE_SHOWN):
+            words += ", of these two models"  # another training run may say otherwise
         shown = f"<b>{words}</b>" if verdict == DIFFERENCE else f'<span class="none">{words}</span>'
         difference = fixed(value, 3, True) if value is not None else NOT_MEASURED
         bounds = interval(bounds_of(effect), 3, True)
@@ -125,7 +130,7 @@ def verdicts(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) 
                 (difference, value),
                 bounds,
                 shown,
-                str(len(items(effect.get("per_seed")))),
+                str(runs),
                 of,
             ]
         )

@@ -134,10 +134,12 @@ def result(report: Mapping[str, Any], arm: str, name: str) -> Mapping[str, Any]:
 def bounds_of(cell: Mapping[str, Any], runs: int | None = None) -> tuple[float, float] | None:
     """The cell's interval; None for a single run: resampling one value shows no spread.
 
-    An interval over the items (``interval``: "wilson") is one also of a single run.
+    An interval over the items, as the cell's ``interval`` says ("wilson"; "none": there is none),
+    is one also of a single run.
     """
     single = (len(items(cell.get("per_seed"))) if runs is None else runs) == 1
-    if single and cell.get("interval") is None:
+    method = cell.get("interval")
+    if method == "none" or (single and method is None):
         return None
     return numbers(cell.get("ci95"))
 

@@ -178,7 +178,7 @@ def _reading(report: Mapping[str, Any]) -> str:
     } - {""}
     how = "bases, then seeds, resampled together"
     if intervals:
-        how = ", ".join(sorted(intervals))
+        how = f"{', '.join(sorted(intervals))}; of one run, over the items only"
     return (
         "<b>How to read this.</b> Each row is an arm, a recipe that starts from the same base"
         f" models. The black point is the mean over base models and seeds, the bar its 95 %"

@@ -87,7 +87,7 @@ def _cell(cell: Mapping[str, Any], digits: int) -> Cell:
     parts = [f"<b>{fixed(rate, digits)}</b>"]
     if bounds := interval(bounds_of(cell), digits):
         parts.append(f"<small>{bounds}</small>")
-    elif len(items(cell.get("per_seed"))) == 1:
+    if len(items(cell.get("per_seed"))) == 1:
         parts.append("<small>one run</small>")
     if number(cell.get("n")) is not None:
         parts.append(f"<small>n = {count(cell.get('n'))}</small>")
@@ -170,6 +170,8 @@ def _tinted(cell: Mapping[str, Any], name: str, whole: Mapping[str, Any]) -> Cel
     own = {**cell, "interval": cell.get("interval", whole.get("interval"))}
     bounds = interval(bounds_of(own, len(items(whole.get("per_seed")))))
     small = f"<br><small>{bounds}</small>" if bounds else ""
+    if stopped := word(cell.get("stopped"), ""):
+        small += f"<br><small>{esc(stopped)}</small>"
     hint = f' title="n = {count(cell.get("n"))}"' if number(cell.get("n")) is not None else ""
     tint = ""
     if name not in IN_NATS and 0 <= rate <= 1:

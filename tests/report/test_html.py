@@ -331,6 +331,25 @@ def test_of_one_run_nothing_is_shown() -> None:
     assert shows(_effect(0.1, 0.2, runs=1, interval="clustered")) == "difference"
 
 
+def test_effects_in_other_units_have_axes_of_their_own() -> None:
+    report = example_report()
+    labels = ("pairs:america", "pairs:america:text", "open_qa:america", "choice")
+    report["effects"] = {
+        f"e{i}": _effect(0.1, 0.3, label=f"aft - base, {name}") for i, name in enumerate(labels)
+    }
+    report["effects"]["e4"] = _effect(0.1, 0.3, runs=1, interval="clustered")
+    page = render_html(report)
+    part = page[page.index('<section id="effects">') : page.index('<section id="evaluations">')]
+    axes = re.findall(r'aria-label="(difference[^"]*)"', part)
+    assert axes[::2] == [
+        "difference: pairs",
+        "difference: open_qa",
+        "difference in the share choosing the American item",
+        "difference",
+    ]
+    assert "a difference, of these two models" in part
+
+
 def test_what_is_not_shown_is_grey_and_said_in_words() -> None:
     report = example_report()
     report["effects"] = {
