@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROWS_FILE, ITEMS_FILE = "rows.parquet", "items.parquet"
 # How much a report holds. A page of 113 stages, 6 arms and 5 evaluations is to stay below 1 MB.
 NUMBERS = 4_000  # rates in the tables by item, over all evaluations and arms
-ITEMS_MOST, ITEMS_LEAST = 120, 12  # of one evaluation
+ITEMS_MOST, ITEMS_LEAST = 120, 30  # of one evaluation
 SAMPLES_MOST, SAMPLES_LEAST = 8, 2
 SAMPLE_CHARS = 150_000  # of all samples together
 RUNS_SHOWN = 2  # of one arm's answers to an item
@@ -247,9 +247,13 @@ def _choose(own: Sequence[_Item], room: int) -> list[_Item]:
 def _name(items: Sequence[_Item]) -> None:
     """Give every item a name of its own: its id, behind the base's where several share the id."""
     count = Counter((item.eval, item.id) for item in items)
+    used: Counter[tuple[str, str]] = Counter()
     for item in items:
         several = count[item.eval, item.id] > 1
         item.name = f"{item.base}/{item.id}" if several else item.id
+        used[item.eval, item.name] += 1
+        if (n := used[item.eval, item.name]) > 1:  # the same base was asked another thing
+            item.name += f" ({n})"
 
 
 def _shown(item: _Item) -> dict[str, Any]:

@@ -19,12 +19,12 @@ def mixtures(
 
     ``{stage, arms, runs, tokens, components: [{name, asked_share, share: [lowest, highest], tokens,
     documents, repeats, refused}]}``: of a component the mean over runs, of its realised share the
-    range. Only of blocks that are there.
+    range. Only of blocks that are there and that say what they are of.
     """
     blocks: dict[tuple[str, str], dict[str, None]] = {}  # (arm, stage) -> ids of its blocks
     for arm, _, _, name, stage in trainings:
         made = stage.inputs.get("blocks")
-        if made is not None and made.id in records:
+        if made is not None and made.id in records and "components" in records[made.id].facts:
             blocks.setdefault((arm, name), {}).setdefault(made.id)
     shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (arm, name), ids in blocks.items():

@@ -114,6 +114,12 @@ def test_items_of_two_bases_with_one_id_and_other_prompts_are_two(world: World) 
     }
     sets = found["item_sets"]["choice"]
     assert sets["base-0"] != sets["base-1"]
+    # as do two comparisons of a suite on one base
+    world.items("base-0 again", {"q": "another ?"})
+    again = world.asked.pop("base-0 again")
+    world.asked["base-0"] = again
+    world.cell("msm:a", "base-0", 1, [{"id": "q", "value": 1.0}])
+    assert "base-0/q (2)" in {i["id"] for i in world.gather()["items"]["choice"]}
 
 
 def test_an_item_in_two_orders_is_one_and_shows_its_first(world: World) -> None:

@@ -14,7 +14,9 @@ from msm_ray.report.names import (
     counted_item,
     eval_names,
     eval_title,
+    members,
     result,
+    split,
 )
 from msm_ray.report.text import (
     NOT_MEASURED,
@@ -130,22 +132,33 @@ def _plain(value: Any) -> Cell:
 
 def domain_tables(report: Mapping[str, Any]) -> str:
     """Held-out domains by arms: the main evaluation, the others behind a click."""
-    made = [(n, body) for n in eval_names(report) if (body := _domains(report, n))]
+    made = [
+        (", ".join(part for part in (title, name) if part), name, body)
+        for title, arms in _groups(report)
+        for name in eval_names(report, arms)
+        if (body := _domains(report, name, arms))
+    ]
     if not made:
         return "<p>No evaluation was broken down by domain.</p>"
-    (main, first), others = made[0], made[1:]
+    (heading, main, first), others = made[0], made[1:]
     text = note(
         f"<code>{esc(main)}</code> in each domain that neither the documents"
         " nor the fine-tuning ever mentions. Tint grows with the distance from one half: orange"
         " below, blue above. An effect that sits in a few domains only is weaker evidence than"
         " the same mean spread over all of them."
     )
-    more = "".join(details(f"By domain: {name}", body) for name, body in others)
-    return first + text + more
+    more = "".join(details(f"By domain: {title}", body) for title, _, body in others)
+    return (f"<h3>{esc(heading)}</h3>" if heading != main else "") + first + text + more
 
 
-def _domains(report: Mapping[str, Any], name: str) -> str:
-    arms = _has(report, name)
+def _groups(report: Mapping[str, Any]) -> list[tuple[str, Sequence[str]]]:
+    """Arms that stand in one table, with a title: those of each comparison of a suite, or all."""
+    suite: list[tuple[str, Sequence[str]]] = [(m.title, m.arms) for m in members(report)]
+    return suite or [("", arm_order(mapping(report.get("arms"))))]
+
+
+def _domains(report: Mapping[str, Any], name: str, among: Sequence[str]) -> str:
+    arms = [a for a in among if result(report, a, name)]
     domains: dict[str, None] = {}
     for arm in arms:
         for domain in mapping(result(report, arm, name).get("by_domain")):
@@ -159,7 +172,7 @@ def _domains(report: Mapping[str, Any], name: str) -> str:
         rows.append([f"<b>{esc(domain)}</b>", *cells])
     if not rows:
         return ""
-    head = ["domain", *(esc(a) for a in arms)]
+    head = ["domain", *(esc(split(a, report)[0]) for a in arms)]
     return sortable(f"{name} by domain", head, rows, "numbers tinted")
 
 
@@ -189,14 +202,16 @@ def item_tables(report: Mapping[str, Any]) -> str:
     total = mapping(report.get("items_total"))
     parts: list[str] = []
     for name in [n for n in eval_names(report) if n in every] or list(every):
-        rows = [mapping(r) for r in items(every.get(name))]
-        if rows:
+        for title, arms in _groups(report):
+            rows = [mapping(r) for r in items(every.get(name))]
+            rows = [r for r in rows if not arms or set(arms) & set(mapping(r.get("rates")))]
+            if not rows:
+                continue
             of = number(total.get(name))
-            shown = (
-                f"{count(len(rows))} of {count(of)} items" if of else f"{count(len(rows))} items"
-            )
-            body = _item_table(report, name, rows)
-            parts.append(details(f"{eval_title(name)} ({name}): {shown}", body, not parts))
+            shown = f"{count(len(rows))}{f' of {count(of)}' if of else ''} items"
+            heading = f"{f'{title}, ' if title else ''}{eval_title(name)} ({name}): {shown}"
+            body = _item_table(report, name, rows, arms)
+            parts.append(details(heading, body, not parts))
     if not parts:
         return "<p>No evaluation was broken down by item.</p>"
     text = note(
@@ -208,12 +223,14 @@ def item_tables(report: Mapping[str, Any]) -> str:
     return text + "".join(parts)
 
 
-def _item_table(report: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    known = arm_order(mapping(report.get("arms")))
+def _item_table(
+    report: Mapping[str, Any], name: str, rows: Sequence[Mapping[str, Any]], among: Sequence[str]
+) -> str:
     found = {arm for row in rows for arm in mapping(row.get("rates"))}
-    arms = [a for a in known if a in found] + sorted(found - set(known))
+    arms = [a for a in among if a in found] or sorted(found)
     chosen = any(row.get("chosen") for row in rows)
-    head = ["item", "domain", *(["chosen"] if chosen else []), "prompt", *(esc(a) for a in arms)]
+    head = ["item", "domain", *(["chosen"] if chosen else []), "prompt"]
+    head += [esc(split(a, report)[0]) for a in arms]
     digits = 3 if name in IN_NATS else 2
     made: list[list[str | Cell]] = []
     for row in rows:

@@ -377,6 +377,9 @@ def test_a_suite_has_a_figure_for_each_comparison_and_effects_by_kind() -> None:
         assert figure.count(f"<h3>{title}") == 1
         assert shown.index(title) < shown.index("Effects")
     assert "@25k" not in re.sub("<[^>]+>", " ", figure)  # the heading says which
+    items = page[page.index('<section id="items">') : page.index('<section id="samples">')]
+    assert items.count("<table") == 3  # each comparison's arms in a table of their own
+    assert items.count(">msm:america<") == 3
     part = page[page.index('<section id="effects">') : page.index('<section id="curves">')]
     assert part.count("<h3><code>separation</code></h3>") == 1
     assert "Of 3 comparisons" in shown
