@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_ray.report.names import arm_order, eval_names, eval_title
-from msm_ray.report.text import cut, details, esc, fixed, items, mapping, note, number, word
+from msm_ray.report.text import (
+    breakable,
+    cut,
+    details,
+    esc,
+    fixed,
+    items,
+    mapping,
+    note,
+    number,
+    word,
+)
 
 PROMPT_CHARS = 1_200
 ANSWER_CHARS = 1_500
@@ -41,7 +52,7 @@ def _sample(report: Mapping[str, Any], sample: Mapping[str, Any]) -> str:
     texts = [word(mapping(a).get("text"), "") for arm in arms for a in items(answers.get(arm))]
     narrow = " short" if all(len(t) <= SHORT for t in texts) else ""
     columns = "".join(
-        f"<div><h4>{esc(a)}</h4>{_answers(items(answers.get(a)))}</div>" for a in arms
+        f"<div><h4>{breakable(a)}</h4>{_answers(items(answers.get(a)))}</div>" for a in arms
     )
     where = " · ".join(
         w for w in (word(sample.get(k), "") for k in ("id", "domain", "chosen")) if w

@@ -20,6 +20,7 @@ from msm_ray.report.names import (
 )
 from msm_ray.report.text import (
     NOT_MEASURED,
+    breakable,
     count,
     details,
     esc,
@@ -172,7 +173,7 @@ def _domains(report: Mapping[str, Any], name: str, among: Sequence[str]) -> str:
         rows.append([f"<b>{esc(domain)}</b>", *cells])
     if not rows:
         return ""
-    head = ["domain", *(esc(split(a, report)[0]) for a in arms)]
+    head = ["domain", *(breakable(split(a, report)[0]) for a in arms)]
     return sortable(f"{name} by domain", head, rows, "numbers tinted")
 
 
@@ -230,7 +231,7 @@ def _item_table(
     arms = [a for a in among if a in found] or sorted(found)
     chosen = any(row.get("chosen") for row in rows)
     head = ["item", "domain", *(["chosen"] if chosen else []), "prompt"]
-    head += [esc(split(a, report)[0]) for a in arms]
+    head += [breakable(split(a, report)[0]) for a in arms]
     digits = 3 if name in IN_NATS else 2
     made: list[list[str | Cell]] = []
     for row in rows:

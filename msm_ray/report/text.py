@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ NOT_MEASURED = "not measured"
 def esc(value: Any) -> str:
     """``value`` as text that is safe inside elements and in quoted attributes."""
     return html.escape(str(value), quote=True)
+
+
+def breakable(name: str) -> str:
+    """An arm's name as markup that may be broken into lines between its parts."""
+    return re.sub(r"([:+@])", r"\1<wbr>", esc(name))
 
 
 def word(value: Any, missing: str = NOT_MEASURED) -> str:
