@@ -5,13 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msm_ray.artifact import Record, Store
-from msm_ray.cells import ItemValues, arm_facts, compared_arms, effects, expected, missing, problems
+from msm_ray.cells import (
+    Cell,
+    ItemValues,
+    arm_facts,
+    compared_arms,
+    effects,
+    expected,
+    missing,
+    problems,
+)
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph
+from msm_ray.items import gather
+from msm_ray.mixes import ArmTraining, mixtures
 from msm_ray.observe import cost_summary
 from msm_ray.stage import Stage
 
@@ -93,6 +104,17 @@ def assemble(
             "finished": run["finished"],
         },
     }
+
+
+def closer(
+    report: dict[str, Any],
+    cells: Sequence[Cell],
+    trainings: Iterable[ArmTraining],
+    store: Store,
+    records: Mapping[str, Record],
+) -> dict[str, Any]:
+    """``report`` with what takes a look into the artifacts: single items, answers, mixtures."""
+    return {**report, **gather(cells, records, store), "mixtures": mixtures(trainings, records)}
 
 
 def fingerprint(graph: Graph) -> str:

@@ -6,6 +6,7 @@ checkpoint came about, so every kind of comparison is reported in the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,6 +19,10 @@ from msm_ray.evaluate.statistics import Interval, by_item, paired_effect, rate_c
 from msm_ray.stage import Stage
 
 Training = tuple[str, int, str, Stage]  # base name, seed, "midtrain" | "aft", stage
+
+
+# Of an evaluation's facts: what a report has in its own way.
+KNOWN = ("rate", "n", "unparsed", "unparsed_share", "tokens")
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,17 @@ def measured(
     name: str,
     domain: str | None = None,
 ) -> Measured:
-    """What an arm's cells that are there found; those without values per item give their rate.
+    """What an arm's cells that are there found.
 
-    Base models have items of their own: an item's key names its base. Both orders of a question
-    are one item.
+    Values per item where an evaluation's rate is their mean; an evaluation without them, or whose
+    rate is something else (a calibration error), gives one number. Base models have items of their
+    own: an item's key names its base. Both orders of a question are one item. A row without a value
+    (a verdict that was refused) is counted elsewhere.
     """
+    rates: dict[str, dict[int, dict[str, float] | float]] = {}
     runs: dict[str, dict[int, dict[str, float] | float]] = {}
     weights: dict[str, float] = {}
-    unit = False
+    unit, means = False, True
     for cell in cells:
         if cell.arm != arm or not cell.has(records, name):
             continue
@@ -123,12 +131,16 @@ def measured(
                 continue
             result = result["by_domain"][domain]
             rows = [row for row in rows if row["domain"] == domain]
-        value: dict[str, float] | float = result["rate"]
-        if rows:
-            keys = [f"{cell.base}/{row['pair'] or row['id']}" for row in rows]
-            value = by_item(keys, [row["value"] for row in rows])
-            weights |= dict(zip(keys, (row["weight"] for row in rows), strict=True))
-        runs.setdefault(cell.base, {})[cell.seed] = value
+        rows = [row for row in rows if row["value"] is not None and math.isfinite(row["value"])]
+        keys = [f"{cell.base}/{row['pair'] or row['id']}" for row in rows]
+        total = math.fsum(row["weight"] for row in rows)
+        mean = math.fsum(row["value"] * row["weight"] for row in rows) / total if total else None
+        means = means and mean is not None and math.isclose(mean, result["rate"], abs_tol=1e-9)
+        weights |= dict(zip(keys, (row["weight"] for row in rows), strict=True))
+        rates.setdefault(cell.base, {})[cell.seed] = result["rate"]
+        runs.setdefault(cell.base, {})[cell.seed] = by_item(keys, [row["value"] for row in rows])
+    if not means:
+        return Measured(rates, {"scale": "real"} if unit else {})
     weighted = any(weight != 1 for weight in weights.values())
     options: dict[str, Any] = {"weights": weights} if weighted else {}
     # Tokens weigh a loss, which is no rate however small it is.
@@ -198,6 +210,12 @@ def _eval(
     found = measured(present, records, items, arm, name)
     interval = rate_ci(found.runs, **found.options)
     domains = list(dict.fromkeys(d for r in results for d in r["by_domain"]))
+    # What an evaluation measures besides (a calibration error): the mean over its runs.
+    besides = {
+        k: sum(r[k] for r in once) / len(once)
+        for k, v in once[0].items()
+        if isinstance(v, float) and k not in KNOWN and all(k in r for r in once)
+    }
     counted = [k for k in ("refused", "failed") if any(k in r for r in once)]
     return {
         "rate": interval.value,
@@ -207,6 +225,7 @@ def _eval(
         "unparsed": sum(r.get("unparsed", 0) for r in once),
         **{k: sum(r.get(k, 0) for r in once) for k in counted},
         **_choices(once),
+        **besides,
         "per_seed": [
             {"base": c.base, "seed": c.seed, "rate": r["rate"], "n": r["n"]}
             for c, r in zip(present, results, strict=True)
@@ -246,7 +265,15 @@ def _domain(
         "rate": interval.value,
         **interval_facts(interval),
         "n": sum(r["by_domain"][domain]["n"] for r in results if domain in r["by_domain"]),
+        **_stopped(results, domain),
     }
+
+
+def _stopped(results: Sequence[Mapping[str, Any]], domain: str) -> dict[str, Any]:
+    """Why sampling of a domain ended, where it goes on until enough is known; by checkpoint."""
+    own = [r["by_domain"].get(domain, {}).get("stopped") for r in results]
+    why = sorted({reason for reason in own if reason})
+    return {"stopped": ", ".join(why)} if why else {}
 
 
 def training_facts(trainings: Iterable[Training], records: Mapping[str, Record]) -> dict[str, Any]:

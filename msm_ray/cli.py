@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     report = command("report", "write report.html of a run again, from its report.json")
     report.add_argument("run", metavar="RUN", help="the run's name or a fingerprint")
+    compare = command("compare", "two runs side by side: settings, rates and effects that differ")
+    compare.add_argument("runs", metavar="RUN", nargs=2, help="a run's name or a fingerprint")
+    compare.add_argument("--json", action="store_true", help="as JSON")
+    compare.add_argument("--html", metavar="FILE", help="write it as a page, too")
     serve = command("serve", "serve checkpoints over an OpenAI-compatible API (vLLM)")
     serve.add_argument(
         "ids",
@@ -87,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--chat-template", metavar="FILE", help="how chats become prompts (default: the model's)"
     )
-    for each in (ls, show, verify, gc, report, serve):
+    for each in (ls, show, verify, gc, report, compare, serve):
         _store_argument(each)
     command("doctor", "what this machine has, what is missing, and the command that mends it")
     return parser

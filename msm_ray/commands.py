@@ -1,4 +1,4 @@
-"""``msm ls``, ``show``, ``verify``, ``gc``, ``report`` and ``serve``: what is in a store."""
+"""``msm ls``, ``show``, ``verify``, ``gc``, ``report``, ``compare`` and ``serve``: a store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msm_ray.errors import UserError
@@ -276,12 +277,35 @@ def report(arguments: argparse.Namespace) -> int:
     from msm_ray.report.html import render_html
 
     store = _open(arguments.store)
-    folder = find_report(store, arguments.run)
-    if folder is None:
-        allowed = ", ".join(run_names(store)) or "none yet"
-        raise UserError(f"{arguments.run}: no such run in {store.url}; its runs: {allowed}")
+    folder = _report_folder(store, arguments.run)
     page = render_html(read_report(store, folder)).encode("utf-8")
     print(f"report: {store.write_bytes(f'{folder}/report.html', page)}")
+    return 0
+
+
+def _report_folder(store: Store, run: str) -> str:
+    """Where the report of ``run`` is (see `find_report`)."""
+    folder = find_report(store, run)
+    if folder is None:
+        allowed = ", ".join(run_names(store)) or "none yet"
+        raise UserError(f"{run}: no such run in {store.url}; its runs: {allowed}")
+    return folder
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """``msm compare RUN RUN``: as text or as JSON; with ``--html`` as a page, too."""
+    from msm_ray.compare import comparison, comparison_text
+    from msm_ray.report.comparison import render_comparison
+
+    store = _open(arguments.store)
+    folders = [_report_folder(store, run) for run in arguments.runs]
+    found = comparison(*(read_report(store, folder) for folder in folders))
+    if arguments.html:
+        path = Path(arguments.html)
+        if not path.parent.is_dir():
+            raise UserError(f"--html {path}: there is no folder {path.parent}")
+        path.write_text(render_comparison(found), encoding="utf-8")
+    print(json.dumps(found, indent=2) if arguments.json else comparison_text(found))
     return 0
 
 

@@ -16,7 +16,7 @@ from msm_ray.world.lexicon import VALUES
 from msm_ray.world.plan import CONTENTS
 
 if TYPE_CHECKING:
-    from msm_ray.artifact import Store
+    from msm_ray.artifact import Record, Store
     from msm_ray.settings import RunResult
 
 
@@ -266,14 +266,15 @@ class Experiment:
 
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run what is missing in the store and write the report; see :mod:`msm_ray.run`."""
-        from msm_ray.assemble import assemble
+        from msm_ray.assemble import assemble, closer
         from msm_ray.graph import build
         from msm_ray.run import run_job
 
         graph = build(self)  # before the cluster: wrong input is told at once
 
-        def report(store: Store, *of_run: Any) -> dict[str, Any]:
-            return assemble(self, graph, store, *of_run)
+        def report(store: Store, records: dict[str, Record], *of_run: Any) -> dict[str, Any]:
+            whole = assemble(self, graph, store, records, *of_run)
+            return closer(whole, graph.cells, graph.trainings, store, records)
 
         return run_job(self.name, graph.stages, store_url, address, report)
 

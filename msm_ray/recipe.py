@@ -19,6 +19,7 @@ from typing import Any
 
 from msm_ray import device
 from msm_ray.artifact import Record, Store
+from msm_ray.assemble import closer
 from msm_ray.cells import Cell, ItemValues, training_facts
 from msm_ray.cells import Training as Trained
 from msm_ray.chat.instructions import instructions_stage
@@ -310,9 +311,10 @@ class Recipe(SpecJob):
     ) -> dict[str, Any]:
         report = super()._report(store, stages, records, made, facts)
         if cells := self.evaluations():
-            report |= evaluated(
-                cells, records, ItemValues(store), list(self.corpora), self.trainings()
-            )
+            trainings = self.trainings()
+            report |= evaluated(cells, records, ItemValues(store), list(self.corpora), trainings)
+            trained = [(arm, *training) for arm, training in trainings]
+            report = closer(report, cells, trained, store, records)
         return report
 
     def result(

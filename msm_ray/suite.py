@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msm_ray.assemble import assemble, corpus_facts, fingerprint, specs_facts
+from msm_ray.assemble import assemble, closer, corpus_facts, fingerprint, specs_facts
 from msm_ray.cells import Cell
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.identity import digest
+from msm_ray.mixes import ArmTraining
 from msm_ray.observe import cost_summary
 from msm_ray.stage import Stage, topological
 
@@ -125,7 +126,7 @@ class Suite:
         first = next(iter(parts.values()))
         lacking = [key for key, there in declared.items() if not there]
         writer = next(iter(self.members.values())).corpus.writer
-        return {
+        whole = {
             "name": self.name,
             "title": self.title,
             "fingerprint": digest([fingerprint(graph) for graph in graphs.values()])[:16],
@@ -155,6 +156,7 @@ class Suite:
                 ],
             },
         }
+        return closer(whole, *_called(graphs, names), store, records)
 
     def _curves(self, parts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         curve = self.curve
@@ -188,6 +190,18 @@ def _arm_names(graphs: Mapping[str, Graph]) -> dict[tuple[str, str], str]:
         everywhere = count[key] == len(graphs) and len(graphs) > 1
         names[member, arm] = of_cells.setdefault(key, arm if everywhere else f"{arm}@{member}")
     return names
+
+
+def _called(
+    graphs: Mapping[str, Graph], names: Mapping[tuple[str, str], str]
+) -> tuple[list[Cell], list[ArmTraining]]:
+    """All cells and trainings, with their arms as the report calls them."""
+    cells: list[Cell] = []
+    trainings: list[ArmTraining] = []
+    for member, graph in graphs.items():
+        cells += [dataclasses.replace(c, arm=names[member, c.arm]) for c in graph.cells]
+        trainings += [(names[member, t[0]], *t[1:]) for t in graph.trainings]
+    return cells, trainings
 
 
 def _corpora(graphs: Mapping[str, Graph]) -> dict[tuple[str, str], Stage]:

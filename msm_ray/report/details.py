@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_ray.report.figures import Curve, curves_figure
-from msm_ray.report.results import arm_order, base_names
+from msm_ray.report.names import arm_order, base_names
 from msm_ray.report.text import (
     count,
     details,
@@ -19,11 +20,13 @@ from msm_ray.report.text import (
     note,
     number,
     short_count,
+    sortable,
     table,
     word,
 )
 
 SAMPLES_SHOWN = 4
+MOST_POINTS = 200  # of one line of a chart, which is as many pixels wide
 
 
 # ---------------------------------------------------------------------------------------- corpus
@@ -148,7 +151,7 @@ def training(report: Mapping[str, Any]) -> str:
     rows = []
     for arm in arm_order(arms):
         for stage, entry in mapping(mapping(arms[arm]).get("train")).items():
-            if stage == "midtrain" and arm.endswith("+aft") and arm[: -len("+aft")] in arms:
+            if stage == "midtrain" and arm.replace("+aft", "", 1) in set(arms) - {arm}:
                 continue  # the very same midtraining as in the arm without AFT
             entry = mapping(entry)
             rows.append(
@@ -178,7 +181,8 @@ def training(report: Mapping[str, Any]) -> str:
         note(
             "Training loss (nats per token) by optimizer step, one line per"
             " base model (colour) and seed; charts of one stage share their vertical axis. Tokens"
-            " and steps are those of one model. In midtraining, a loss that falls to near zero"
+            " and steps are those of one model. Of a long run the lowest and the highest loss of"
+            " every stretch are drawn. In midtraining, a loss that falls to near zero"
             " means memorised documents; one that rises, an unstable run."
         )
     )
@@ -198,8 +202,21 @@ def _curves(entry: Mapping[str, Any], bases: list[str]) -> list[Curve]:
             base = word(curve.get("base"), "?")
             series = bases.index(base) if base in bases else 0
             title = f"{base}, seed {word(curve.get('seed'), '?')}"
-            curves.append(Curve(series, tuple(points), title))
+            curves.append(Curve(series, tuple(_thinned(points)), title))
     return curves
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS`: of each stretch its lowest and its highest, so that a spike stays."""
+    if len(points) <= MOST_POINTS:
+        return list(points)
+    size = math.ceil(2 * len(points) / MOST_POINTS)
+    kept: list[tuple[float, float]] = []
+    for start in range(0, len(points), size):
+        stretch = points[start : start + size]
+        ends = {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
+        kept += sorted(ends)
+    return kept
 
 
 # ------------------------------------------------------------------------------------------ cost
@@ -287,7 +304,8 @@ def provenance(report: Mapping[str, Any]) -> str:
             ]
             for a in artifacts
         ]
-        body = table(["id", "kind", "label", "in this run"], listed)
+        head = ["id", "kind", "label", "in this run"]
+        body = sortable("Artifacts", head, listed, choose=(1, 3))
         parts.append(details(f"Artifacts ({len(listed)})", body))
     parts.append(
         note(

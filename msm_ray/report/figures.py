@@ -30,7 +30,10 @@ class Dot:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an interval figure. ``value`` None: nothing was measured."""
+    """One line of an interval figure. ``value`` None: nothing was measured.
+
+    ``muted`` greys it: a difference that is not shown to be one.
+    """
 
     label: str
     sublabels: tuple[str, ...]  # up to two lines below the label, in the wide layout
@@ -39,6 +42,7 @@ class Row:
     high: float | None
     dots: tuple[Dot, ...]
     starts_group: bool = False
+    muted: bool = False
 
 
 @dataclass(frozen=True)
@@ -270,34 +274,36 @@ def _row(
     """One row: label, estimate in words, interval bar, and below it a dot for every run."""
     parts: list[str] = []
     words, bounds = _value_words(row, axis)
+    ink = MUTED if row.muted else INK
     if beside:
         first = y + (12 if len(row.sublabels) > 1 else 18)
         label = clip(row.label, int((left - 18) / 9.4))
-        parts.append(text(left - 16, first, label, 14, INK, "end", 600))
+        parts.append(text(left - 16, first, label, 14, ink, "end", 600))
         for i, words_below in enumerate(row.sublabels):
             below = clip(words_below, int((left - 18) / 6.9))
             parts.append(text(left - 16, first + 15 + 13.5 * i, below, 11.5, MUTED, "end"))
         if row.value is None:
             parts.append(text(right + 14, y + 18, words, 12.5, MUTED))
         else:
-            parts.append(text(right + 14, y + 18, words, 14, INK, weight=600))
+            parts.append(text(right + 14, y + 18, words, 14, ink, weight=600))
             parts.append(text(right + 18 + 9.2 * len(words), y + 18, bounds, 12, MUTED))
         bar = y + 14
     else:
         spare = int((right - left - 7.4 * (len(words) + len(bounds)) - 12) / 8.4)
-        parts.append(text(left, y + 12, clip(row.label, spare), 13, INK, weight=600))
-        end = text(right, y + 12, f"{words} {bounds}".strip(), 12.5, INK, "end")
+        parts.append(text(left, y + 12, clip(row.label, spare), 13, ink, weight=600))
+        end = text(right, y + 12, f"{words} {bounds}".strip(), 12.5, ink, "end")
         parts.append(end)
         bar = y + 27
     if row.value is None:
         return "".join(parts)
     if row.low is not None and row.high is not None:
-        parts.append(line(x_of(row.low), bar, x_of(row.high), bar, INK, 2.6))
+        parts.append(line(x_of(row.low), bar, x_of(row.high), bar, ink, 2.6))
         for edge in (row.low, row.high):
-            parts.append(line(x_of(edge), bar - 4, x_of(edge), bar + 4, INK, 1.6))
+            parts.append(line(x_of(edge), bar - 4, x_of(edge), bar + 4, ink, 1.6))
     parts.append(
-        f'<circle cx="{x_of(row.value):.1f}" cy="{bar:.1f}" r="5.2" class="ink halo"'
-        f' fill="{INK}" stroke="#ffffff" stroke-width="1.2"/>'
+        f'<circle cx="{x_of(row.value):.1f}" cy="{bar:.1f}" r="5.2"'
+        f' class="{"muted" if row.muted else "ink"} halo" fill="{ink}" stroke="#ffffff"'
+        ' stroke-width="1.2"/>'
     )
     lane = min(5.5, 15.0 / max(1, series))
     for dot in row.dots:

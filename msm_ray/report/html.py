@@ -1,7 +1,13 @@
-"""report.json as one self-contained page: no script, no request, light and dark, on paper too."""
+"""report.json as one self-contained page: no request, light and dark, on paper too.
+
+Its one script sorts and filters tables; without it the page lacks nothing else. A policy in
+the page lets no other script run and nothing be fetched.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -9,26 +15,37 @@ from typing import Any
 from msm_ray.report.card import card
 from msm_ray.report.card import headline as corpus_headline
 from msm_ray.report.details import corpus, cost, provenance, training
-from msm_ray.report.results import domain_table, effects, eval_table, figures, headline
+from msm_ray.report.effects import effects
+from msm_ray.report.lines import curves
+from msm_ray.report.mixtures import mixtures
+from msm_ray.report.opening import banner, is_whole
+from msm_ray.report.results import figures, headline
+from msm_ray.report.samples import samples
 from msm_ray.report.search import search
-from msm_ray.report.text import count, esc, items, mapping, plural, word
+from msm_ray.report.tables import domain_tables, eval_table, item_tables
+from msm_ray.report.text import esc, items, mapping, plural, word
 
 SECTIONS = (
     ("search", "Search", search),  # only in the report of a search
     ("effects", "Effects", effects),
+    ("curves", "Dose curves", curves),  # only where there are some, as the next but one
     ("evaluations", "Evaluations by arm", eval_table),
-    ("domains", "By held-out domain", domain_table),
+    ("domains", "By held-out domain", domain_tables),
+    ("items", "By item", item_tables),
+    ("samples", "Samples side by side", samples),
     ("corpus", "Corpus", corpus),
     ("card", "Plan and variety", card),  # only in the report of a corpus job
+    ("mixtures", "Mixtures", mixtures),
     ("training", "Training", training),
     ("cost", "Cost", cost),
     ("provenance", "Provenance", provenance),
 )
+# Sections that are there only with what they show: older reports were made without it.
+OPTIONAL = frozenset({"search", "curves", "items", "samples", "mixtures"})
 
 
 def render_html(report: Mapping[str, Any]) -> str:
     """The page for the content of a report.json; fields that are missing are shown as such."""
-    style = resources.files("msm_ray.report").joinpath("page.css").read_text(encoding="utf-8")
     title = esc(word(report.get("title"), word(report.get("name"), "Untitled run")))
     hidden = _hidden(report)
     shown = [s for s in SECTIONS if s[0] not in hidden]
@@ -37,24 +54,43 @@ def render_html(report: Mapping[str, Any]) -> str:
         f'<section id="{anchor}"><h2>{esc(heading)}</h2>{make(report)}</section>'
         for anchor, heading, make in shown
     )
+    body = (
+        f"{banner(report)}"
+        f'<header><p class="kicker">Model spec midtraining · {_run_line(report)}</p>'
+        f'<h1>{title}</h1><p class="headline">{_headline(report)}</p></header>'
+        f"{figures(report) if 'effects' not in hidden else ''}<nav>{links}</nav>{sections}"
+    )
+    return page(title if is_whole(report) else f"Incomplete: {title}", body)
+
+
+def page(title: str, body: str) -> str:
+    """A whole page with its style and its script in it; ``title`` and ``body`` are markup."""
+    style, script = (
+        resources.files("msm_ray.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+        f" script-src 'sha256-{digest}'"
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         '<link rel="icon" href="data:,">'
-        f"<title>{title}</title><style>{style}</style></head><body><main>"
-        f'<header><p class="kicker">Model spec midtraining · {_run_line(report)}</p>'
-        f'<h1>{title}</h1>{banner(report)}<p class="headline">{_headline(report)}</p></header>'
-        f"{figures(report) if 'effects' not in hidden else ''}<nav>{links}</nav>{sections}"
-        "</main></body></html>\n"
+        f"<title>{title}</title><style>{style}</style></head><body><main>{body}"
+        f"</main><script>{script}</script></body></html>\n"
     )
 
 
 def _hidden(report: Mapping[str, Any]) -> set[str]:
     """Sections that a report has nothing for by its kind; what is merely missing is shown so."""
+    hidden = {name for name in OPTIONAL if not report.get(name)}
     if mapping(report.get("corpus")).get("hierarchy") or report.get("kind") == "corpus":
-        return {"search", "effects", "evaluations", "domains", "training"}
-    return {"card"} | (set() if report.get("search") else {"search"})
+        return hidden | {"search", "effects", "evaluations", "domains", "training"}
+    return hidden | {"card"}
 
 
 def _headline(report: Mapping[str, Any]) -> str:
@@ -75,26 +111,3 @@ def _run_line(report: Mapping[str, Any]) -> str:
         f"{word(report.get('name'), 'unnamed')} · {plural(len(arms), 'arm')} ×"
         f" {plural(len(bases), 'base model')} × {plural(len(seeds), 'seed')}"
     )
-
-
-def banner(report: Mapping[str, Any]) -> str:
-    """The warning over an incomplete report, with every missing cell; nothing when complete."""
-    if report.get("complete") is True:
-        return ""
-    cells = mapping(report.get("cells"))
-    listed = "".join(f"<li>{esc(_cell_name(c))}</li>" for c in items(cells.get("missing")))
-    return (
-        '<div class="banner" role="alert"><b>Incomplete:</b>'
-        f" {count(cells.get('present'))} of {count(cells.get('expected'))} cells are there."
-        " Do not compare arms until the missing ones are made; the same command continues the run."
-        f"{f'<ul>{listed}</ul>' if listed else ''}</div>"
-    )
-
-
-def _cell_name(cell: Any) -> str:
-    known = mapping(cell)
-    if not known:
-        return word(cell)
-    words = [word(known.get(k), "") for k in ("arm", "base", "seed", "eval")]
-    words[2] = f"seed {words[2]}" if words[2] else ""
-    return ", ".join(w for w in words if w)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ NOT_MEASURED = "not measured"
 def esc(value: Any) -> str:
     """``value`` as text that is safe inside elements and in quoted attributes."""
     return html.escape(str(value), quote=True)
+
+
+def breakable(name: str) -> str:
+    """An arm's name as markup that may be broken into lines between its parts."""
+    return re.sub(r"([:+@])", r"\1<wbr>", esc(name))
 
 
 def word(value: Any, missing: str = NOT_MEASURED) -> str:
@@ -125,6 +131,59 @@ def table(
         f'<div class="scroll"><table class="{classes}"><thead><tr>{top}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def sortable(
+    label: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[str | tuple[str, float | str | None]]],
+    classes: str = "",
+    choose: Sequence[int] = (),
+    attributes: str = "",
+) -> str:
+    """A table that the page's script sorts by a click on a heading and filters by what is typed.
+
+    Without the script it is the table that `table` makes.
+
+    Args:
+        label: what the table holds, as plain text, for the filter and for those who cannot see it.
+        rows: cells as markup, or (markup, what it is sorted by; None: last in either order).
+        choose: columns with few different values, which get a list to choose one from.
+        attributes: more attributes of the table.
+    """
+    top = "".join(
+        f'<th scope="col"{" data-choose" if i in choose else ""}>{cell}</th>'
+        for i, cell in enumerate(head)
+    )
+    body = []
+    for row in rows:
+        cells = []
+        for i, cell in enumerate(row):
+            markup, key = (cell, "") if isinstance(cell, str) else cell
+            by = "" if isinstance(cell, str) else f' data-v="{esc(_key(key))}"'
+            cells.append(
+                f'<th scope="row"{by}>{markup}</th>' if i == 0 else f"<td{by}>{markup}</td>"
+            )
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{esc(label)}">'
+        f'<table class="{classes}" data-sortable="{esc(label)}"{attributes}><thead><tr>{top}</tr>'
+        f"</thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _key(key: float | str | None) -> str:
+    """What the page's script sorts by."""
+    if key is None:
+        return ""
+    return key if isinstance(key, str) else f"{key:.6g}"
+
+
+def cut(content: str, length: int) -> str:
+    """``content``, cut to ``length`` characters, with how many were left out."""
+    if len(content) <= length:
+        return content
+    return f"{content[:length]}… ({count(len(content) - length)} more characters)"
 
 
 def details(title: str, body: str, is_open: bool = False) -> str:

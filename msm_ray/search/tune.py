@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from msm_ray.artifact import Store
-from msm_ray.assemble import assemble, effect_arms
+from msm_ray.assemble import assemble, closer, effect_arms
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
@@ -134,6 +134,7 @@ def run_search(search: Search, store_url: str, address: str | None) -> RunResult
     records = {i: r for i in stages if (r := store.get(i)) is not None}
     facts = run_facts(started, time.monotonic() - clock)
     report = assemble(exp, graph, store, records, set(records) - before, facts)
+    report = closer(report, graph.cells, graph.trainings, store, records)
     report["name"] = search.name
     report["complete"] = report["complete"] and not failed
     report["search"] = {

@@ -31,6 +31,7 @@ def example_report(
     rows = {arm: _arm(arm, rate, runs, rng) for arm, rate in arms.items()}
     missing: list[dict[str, Any]] = []
     return {
+        **closer_look(rows, runs),
         "name": "cheese-micro",
         "title": "Two specs, one fine-tuning: does the reason decide what generalizes?",
         "fingerprint": "5e1f8a0c9b7d4e21",
@@ -73,6 +74,97 @@ def example_report(
             "started": "2026-11-21T07:00:00+00:00",
             "finished": "2026-11-21T07:06:42+00:00",
         },
+    }
+
+
+def closer_look(rows: dict[str, Any], runs: list[tuple[str, int]]) -> dict[str, Any]:
+    """Items, answers and mixtures of these arms."""
+    rng = random.Random(11)
+    items = [
+        {
+            "id": f"choice-{domain}-{i}",
+            "domain": domain,
+            "prompt": f"user : which of these {domain} , x{i} or y{i} ? lyra : i would pick",
+            "rates": {arm: round(rng.random(), 3) for arm in rows},
+            "chosen": "differ" if i else "random",
+        }
+        for i in range(2)
+        for domain in DOMAINS
+    ]
+    samples = [
+        {
+            **{k: items[i][k] for k in ("id", "domain", "prompt", "chosen")},
+            "eval": name,
+            "answers": {
+                arm: [
+                    {"base": b, "seed": s, "text": text, "value": s / 2, "status": "ok"}
+                    for b, s in runs[:2]
+                ]
+                for arm in rows
+            },
+        }
+        for name, text in (("choice", "x1"), ("choice_text", f"{HTML_TEXT} {'because ' * 30}"))
+        for i in range(3)
+    ]
+    next(reversed(samples[-1]["answers"].values()))[0]["status"] = "unparsed"
+    mixtures = [
+        {
+            "stage": "midtrain",
+            "arms": [a for a in rows if a.startswith("msm:")],
+            "runs": len(runs),
+            "tokens": 200_000.0,
+            "components": [
+                {
+                    "name": name,
+                    "asked_share": share,
+                    "share": [share, share + 0.0004],
+                    "tokens": 200_000 * share,
+                    "documents": 700.0,
+                    "repeats": 0.91,
+                    "refused": 0.0,
+                }
+                for name, share in (("spec", 0.15), ("replay", 0.85))
+            ],
+        }
+    ]
+    return {
+        "items": {"choice": items},
+        "items_total": {"choice": 864},
+        "item_sets": {"choice": {base: "5e" * 8 for base, _ in runs}},
+        "samples": samples,
+        "mixtures": mixtures,
+        "problems": [],
+    }
+
+
+def suite_report() -> dict[str, Any]:
+    """Three doses as one report: members, a dose curve, controls that all of them share."""
+    whole = example_report()
+    control = {a: f for a, f in whole["arms"].items() if not a.startswith("msm:")}
+    arms, effects, members, points = dict(control), {}, {}, []
+    for i, (name, dose) in enumerate({"25k": 25_000, "100k": 100_000, "400k": 400_000}.items()):
+        rates = {a: 0.5 + (r - 0.5) * i / 2 for a, r in RATES.items() if a.startswith("msm:")}
+        part = example_report(rates)
+        arms |= {f"{a}@{name}": f for a, f in part["arms"].items()}
+        own = {f"{e}@{name}": f for e, f in part["effects"].items()}
+        effects |= own
+        members[name] = {
+            "title": f"A dose of {name} tokens",
+            "arms": [*control, *(f"{a}@{name}" for a in rates)],
+            "effects": list(own),
+            "settings": {"midtrain.tokens": dose},
+        }
+        found = part["effects"]["separation"]
+        points.append({"x": dose, "value": found["value"], "ci95": found["ci95"], "label": name})
+    curve = {"title": "Dose", "x_title": "midtraining tokens", "y_title": "separation"}
+    runs = [(b, s) for b in BASES for s in SEEDS]
+    return {
+        **whole,
+        **closer_look(arms, runs),
+        "arms": arms,
+        "effects": effects,
+        "members": members,
+        "curves": [{**curve, "series": [{"name": "separation", "points": points}]}],
     }
 
 
@@ -164,6 +256,7 @@ def _effects(rows: dict[str, Any], runs: list[tuple[str, int]]) -> dict[str, Any
         effects[name] = {
             "value": mean,
             "ci95": [mean - half, mean + half],
+            "verdict": "none shown" if abs(mean) <= half else "difference",
             "label": f"{first} - {second}, {metric}",
             "per_seed": [
                 {"base": r[0], "seed": r[1], "value": v} for r, v in zip(runs, values, strict=True)

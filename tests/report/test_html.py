@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import math
 import re
 from html.parser import HTMLParser
@@ -11,12 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_example import RATES, example_report
+from report_example import RATES, example_report, suite_report
 
 from msm_ray.report.html import render_html
-from msm_ray.report.results import arm_order, headline
+from msm_ray.report.names import arm_order, kind_of, shows
+from msm_ray.report.results import headline
 
-VOID = {"meta", "link", "br", "img"}
+VOID = {"meta", "link", "br", "img", "wbr"}
 
 
 class Reader(HTMLParser):
@@ -62,7 +65,10 @@ def test_every_part_is_there_in_order_and_the_figure_comes_first() -> None:
             'id="effects"',
             'id="evaluations"',
             'id="domains"',
+            'id="items"',
+            'id="samples"',
             'id="corpus"',
+            'id="mixtures"',
             'id="training"',
             'id="cost"',
             'id="provenance"',
@@ -72,13 +78,19 @@ def test_every_part_is_there_in_order_and_the_figure_comes_first() -> None:
     assert "Incomplete" not in page
 
 
-def test_the_page_needs_nothing_from_outside_and_runs_no_script() -> None:
+def test_the_page_needs_nothing_from_outside_and_runs_one_script() -> None:
     page = render_html(example_report())
     reader = Reader(page)
-    assert not {"script", "img", "iframe", "object", "embed"} & set(reader.tags)
+    assert reader.tags.count("script") == 1
+    assert not {"img", "iframe", "object", "embed"} & set(reader.tags)
     assert all(link.startswith(("#", "data:")) for link in reader.links)
     assert "url(" not in page
     assert "@import" not in page
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page  # and no other script may run
+    assert "default-src 'none'" in page
 
 
 def test_documents_that_hold_html_are_shown_as_text() -> None:
@@ -139,6 +151,8 @@ def test_the_headline_does_not_claim_what_the_interval_does_not_show() -> None:
     report["effects"]["separation"]["per_seed"] = [{"base": "base-0", "seed": 0, "value": 0.3}]
     assert "single run" in headline(report)
     del report["effects"]["separation"]
+    assert "<b>msm:america+aft</b>" in headline(report)  # of the next effect
+    del report["effects"]
     assert "not measured" in headline(report)
 
 
@@ -154,9 +168,33 @@ def test_an_incomplete_run_says_so_before_everything_else() -> None:
         ],
     }
     page = render_html(report)
-    assert page.index('class="banner"') < page.index('class="headline"')
+    assert page.index('<main><div class="banner"') < page.index("<h1>")
+    assert "<title>Incomplete: " in page
     assert "178 of 180" in visible(page)
-    assert "aft, base-1, seed 1, facts" in visible(page)
+    assert "aft, base-1, seed 1, choice, facts" in visible(page)
+
+
+def test_a_problem_opens_the_report_though_every_cell_is_there() -> None:
+    report = example_report()
+    report["problems"] = ["open_qa: the judge refused all 151 answers", "x" * 3]
+    page = render_html(report)
+    assert page.index("the judge refused all 151") < page.index("<h1>")
+    assert "all 180 cells are there, and 2 problems" in visible(page)
+    report["problems"] = [f"seed {i} failed" for i in range(90)]
+    shown = visible(render_html(report))
+    assert "seed 39 failed" in shown
+    assert "and 50 more, all in report.json" in shown
+
+
+def test_an_arm_that_is_wholly_missing_is_one_line() -> None:
+    report = example_report()
+    report["complete"] = False
+    runs = report["arms"]["aft"]["seeds"]
+    report["arms"]["aft"]["evals"] = {}
+    report["cells"]["missing"] = [
+        {"arm": "aft", **run, "eval": e} for run in runs for e in ("choice", "facts")
+    ]
+    assert "<li>aft: the whole arm, all 6 runs</li>" in render_html(report)
 
 
 def test_numbers_of_the_report_stand_in_the_tables() -> None:
@@ -209,11 +247,13 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 SMALL = example_report(dict(list(RATES.items())[:5]), ("base-0",), (0,))
+SMALL |= {"items": {"choice": SMALL["items"]["choice"][:2]}, "samples": SMALL["samples"][:1]}
+SMALL |= {k: suite_report()[k] for k in ("curves", "members")}
 PATHS = _paths(SMALL)
 BROKEN = st.sampled_from([None, math.nan, math.inf, "", [], {}, "text", -1, True, [None], [1, "a"]])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(PATHS), BROKEN), min_size=1, max_size=4))
 def test_whatever_field_is_missing_or_broken_the_page_is_made(changes: list[Any]) -> None:
     report = copy.deepcopy(SMALL)
@@ -263,3 +303,126 @@ def test_the_trials_of_a_search_stand_best_first_and_failures_are_named() -> Non
     assert part.index("0.820") < part.index("0.310") < part.index("failed: ValueError")
     assert "failed: ValueError: <b>no</b>" in shown
     assert "4 midtrain stages instead of 8" in shown
+
+
+# ------------------------------------------------------------------------- differences in words
+
+
+def _effect(low: float, high: float, runs: int = 3, **more: Any) -> dict[str, Any]:
+    seeds = [{"base": "b", "seed": i, "value": 0.1} for i in range(runs)]
+    return {"value": (low + high) / 2, "ci95": [low, high], "per_seed": seeds, **more}
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1), st.sampled_from(["difference", "none shown", None]))
+def test_no_difference_is_called_one_when_its_interval_holds_zero(
+    x: float, y: float, verdict: str | None
+) -> None:
+    effect = _effect(min(x, y), max(x, y))
+    if verdict:
+        effect["verdict"] = verdict
+    holds_zero = min(x, y) <= 0 <= max(x, y)
+    assert (shows(effect) == "difference") == (not holds_zero and verdict != "none shown")
+
+
+def test_of_one_run_nothing_is_shown() -> None:
+    assert shows(_effect(0.1, 0.2, runs=1)) == "one run"
+    assert shows({"value": 0.1}) == "no interval"
+    # resampled items give one run an interval of its own
+    assert shows(_effect(0.1, 0.2, runs=1, interval="clustered")) == "difference"
+
+
+def test_effects_in_other_units_have_axes_of_their_own() -> None:
+    report = example_report()
+    labels = ("pairs:america", "pairs:america:text", "open_qa:america", "choice")
+    report["effects"] = {
+        f"e{i}": _effect(0.1, 0.3, label=f"aft - base, {name}") for i, name in enumerate(labels)
+    }
+    report["effects"]["e4"] = _effect(0.1, 0.3, runs=1, interval="clustered")
+    page = render_html(report)
+    part = page[page.index('<section id="effects">') : page.index('<section id="evaluations">')]
+    axes = re.findall(r'aria-label="(difference[^"]*)"', part)
+    assert axes[::2] == [
+        "difference: pairs",
+        "difference: open_qa",
+        "difference in the share choosing the American item",
+        "difference",
+    ]
+    assert "a difference, of these two models" in part
+
+
+def test_what_is_not_shown_is_grey_and_said_in_words() -> None:
+    report = example_report()
+    report["effects"] = {
+        "clear": _effect(0.1, 0.3, label="msm:america - base, choice"),
+        "unclear": _effect(-0.1, 0.3, label="aft - base, choice"),
+    }
+    page = render_html(report)
+    part = page[page.index('<section id="effects">') : page.index('<section id="evaluations">')]
+    rows = re.findall(r"<tr>(?:(?!</tr>).)*</tr>", part)
+    assert "<b>a difference</b>" in next(r for r in rows if "clear" in r)
+    assert "none shown: it holds zero" in next(r for r in rows if "unclear" in r)
+    labels = dict(re.findall(r'class="(ink|muted)" font-size="14"[^>]*>(?:un)?(clear)<', part))
+    assert labels == {"ink": "clear", "muted": "clear"}
+
+
+# --------------------------------------------------------------------------- suites and curves
+
+
+def test_a_suite_has_a_figure_for_each_comparison_and_effects_by_kind() -> None:
+    page = render_html(suite_report())
+    Reader(page)
+    shown = visible(page)
+    figure = page[page.index('id="the-figure"') : page.index("<nav>")]
+    for title in ("A dose of 25k tokens", "A dose of 100k tokens", "A dose of 400k tokens"):
+        assert figure.count(f"<h3>{title}") == 1
+        assert shown.index(title) < shown.index("Effects")
+    assert "@25k" not in re.sub("<[^>]+>", " ", figure)  # the heading says which
+    items = page[page.index('<section id="items">') : page.index('<section id="samples">')]
+    assert items.count("<table") == 3  # each comparison's arms in a table of their own
+    assert items.count(">msm:<wbr>america<") == 3
+    part = page[page.index('<section id="effects">') : page.index('<section id="curves">')]
+    assert part.count("<h3><code>separation</code></h3>") == 1
+    assert "Of 3 comparisons" in shown
+    assert page.index('id="curves"') < page.index('id="evaluations"')
+
+
+def test_an_effect_has_one_name_in_all_comparisons_of_a_suite() -> None:
+    report = {"members": {"one": {}, "two": {}}}
+    first = {"label": "msm:america+aft - aft, choice"}
+    second = {"label": "msm:novelty+aft@two - aft, choice"}
+    assert kind_of("america_minus_aft@one", first, report) == "VALUE_minus_aft"
+    assert kind_of("novelty_minus_aft@two", second, report) == "VALUE_minus_aft"
+    pair = {"label": "msm:a+aft - msm:b+aft, choice"}
+    assert kind_of("separation:a-b@two", pair, report) == "separation:A-B"
+
+
+def test_the_items_that_are_shown_are_counted_and_so_are_the_others() -> None:
+    report = example_report()
+    shown = visible(render_html(report))
+    assert "Forced choice (choice): 18 of 864 items" in shown
+    assert "choice-books-0" in shown
+    assert shown.count("unparsed") == len(RATES) + 1  # of evaluations, and of one answer
+    for key in ("items", "samples", "mixtures", "curves"):
+        report.pop(key, None)
+        assert f'id="{key}"' not in render_html(report)
+
+
+def test_a_mixture_that_is_not_what_was_asked_for_is_marked() -> None:
+    report = example_report()
+    part = report["mixtures"][0]["components"][0]
+    assert '<span class="warn">0.1' not in render_html(report)
+    part["share"] = [0.12, 0.15]
+    part["refused"] = 3.0
+    page = render_html(report)
+    assert '<span class="warn">0.1200 to 0.1500</span>' in page
+    assert '<span class="warn">3</span>' in page
+
+
+def test_other_measures_of_an_evaluation_have_a_table() -> None:
+    report = example_report()
+    assert "What else the evaluations measure" not in render_html(report)
+    report["arms"]["aft"]["evals"]["choice"] |= {"ece": 0.123, "stopped": "cap", "refused": 7}
+    shown = visible(render_html(report))
+    assert "What else the evaluations measure" in shown
+    assert "0.123 cap" in shown
+    assert "7 refused" in shown
