@@ -17,7 +17,7 @@ from msm_ray.llm.ray_pass import LORA_RANKS
 ATOL = {"float32": 1e-3, "bfloat16": 0.25}
 PROCESS_BYTES = 2**30  # Python, torch and vLLM without any weights or cache (measured: 0.77)
 BLOCK_TOKENS = 32  # of the prefix cache; multiples of 32 suit the CPU's attention
-WORKER_EXTENSION = "msm_ray.evaluate.cpu_lora.WorkerExtension"
+WORKER_EXTENSION = "msm_ray.evaluate.worker_extension.WorkerExtension"
 
 
 def environment(threads: int) -> dict[str, str]:
