@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import httpx
 import psutil
 import pytest
 
+from msm_ray.artifact import Record, Store
+from msm_ray.cli import main
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engines import EngineSettings, FingerprintMismatch, read_checkpoint
 from msm_ray.evaluate.serve import Client, Served, serve, serving, serving_together
@@ -132,6 +135,40 @@ def test_adapters_and_their_base_are_served_side_by_side(
         assert chat.json()["usage"]["prompt_tokens"] == 3  # w1 w2 w9: the template's
 
 
+def test_the_base_of_an_adapter_is_found_in_its_record(
+    models: dict[str, Path],
+    adapters: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = Store(tmp_path / "store")
+    first = {"model": "ba5e", "blocks": "b10c"}
+    later = {"model": "ad00", "base": "ba5e", "blocks": "b10c"}
+    for id, kind, label, inputs, folder in (
+        ("ba5e", "model", "tiny", {}, models["a"]),
+        ("ad00", "midtrain", "msm:x/0", first, adapters[0]),
+        ("ad01", "aft", "msm:x+aft/0", later, adapters[1]),
+        ("ad02", "aft", "msm:x+aft/0", later, adapters[4]),
+        ("ad03", "aft", "lost", {"model": "none"}, adapters[2]),
+    ):
+        copy = shutil.copytree(folder, tmp_path / id)
+        store.commit(Record(id, kind, label, "1", {}, inputs), copy)
+    got: list[Any] = []
+    monkeypatch.setattr("msm_ray.evaluate.serve.serve", lambda *a: got.append(a) or 0)
+    words = ["serve", "ad00", "ad01", "ad02", "--store", str(tmp_path / "store")]
+    options = ["--tool-parser", "hermes", "--chat-template", "t.jinja", "--max-length", "99"]
+    assert main([*words, *options]) == 0
+    served, port, host, settings, client, below = got[0]
+    assert [s.names for s in served] == [("ad00", "msm:x/0"), ("ad01",), ("ad02",)]
+    assert {s.checkpoint.base.path for s in served} == {str(store.fetch("ba5e"))}
+    assert [s.checkpoint.rank for s in served] == [8, 8, 16]
+    assert (port, host, below, settings.max_length) == (8000, "127.0.0.1", ["ba5e"], 99)
+    assert client == Client("hermes", Path("t.jinja"))
+    assert main(["serve", "ad03", "--store", str(tmp_path / "store")]) == 2
+    assert "ad03: the model below this adapter (none) is not in" in capsys.readouterr().err
+
+
 def test_models_that_do_not_go_together_are_told(
     models: dict[str, Path], adapters: list[Path], tmp_path: Path
 ) -> None:
@@ -178,7 +215,7 @@ def test_a_server_that_computes_something_else_is_not_called_ready(
 ) -> None:
     started = []
 
-    def command(checkpoint: Any, port: int, *_: Any) -> list[str]:
+    def command(models: Any, below: Any, port: int, *_: Any) -> list[str]:
         started.append(port)
         return [sys.executable, "-c", STANDING_IN, str(port)]
 
