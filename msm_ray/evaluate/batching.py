@@ -1,7 +1,8 @@
 """Many callers, one engine: a thread steps it, and all open requests stand in one batch.
 
-Whoever asks while others wait for answers is not put behind them: its requests join the batch at
-the next step. Weights are swapped only when nobody is asking any more.
+Whoever asks while others wait for answers is not put behind them: callers take turns in handing
+requests to the engine, which has a little more of them than it computes at once. Weights are
+swapped only when nobody is asking any more.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,6 +22,9 @@ from msm_ray.evaluate.requests import Request
 from msm_ray.evaluate.verification import LoadReport, fingerprint_requests, load_report
 
 BUNDLE_SECONDS = 0.2  # between two bundles of answers on their way to who asked
+# Requests that a caller hands over in one turn: requests of one adapter that stand together are
+# computed faster than as many of several.
+TURN = 64
 
 Bundle = list[tuple[int, list[float]]]  # (position of the request, its answer)
 
@@ -32,13 +37,16 @@ class EngineBroken(RuntimeError):
     """A step of the engine failed: nothing more can be asked of it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Caller:
     """Someone who waits for answers, under the lease ``lease``."""
 
     lease: str
-    arrived: queue.SimpleQueue[tuple[int, list[float]] | Exception]
+    key: str
+    eos: int | None
+    waiting: deque[tuple[int, Request]]  # (position, request) that the engine does not have yet
     open: dict[str, int] = field(default_factory=dict)  # engine's id -> position of the request
+    arrived: queue.SimpleQueue[Bundle | Exception] = field(default_factory=queue.SimpleQueue)
 
 
 class Batching:
@@ -47,7 +55,8 @@ class Batching:
     def __init__(self, make: Callable[[], Engine]) -> None:
         """Start the thread, which makes the engine; what goes wrong with that is raised here."""
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._callers: dict[str, _Caller] = {}  # engine's id -> who asked
+        self._callers: deque[_Caller] = deque()  # who misses answers; the first has the next turn
+        self._asked: dict[str, _Caller] = {}  # engine's id -> who asked
         self._broken: EngineBroken | None = None
         made: Future[Engine] = Future()
         threading.Thread(target=self._run, args=(make, made), daemon=True, name="engine").start()
@@ -80,8 +89,8 @@ class Batching:
             LeaseLost: the engine does not hold ``key``, or the requests were given up.
             EngineBroken: a step failed.
         """
-        caller = _Caller(lease, queue.SimpleQueue())
-        self._call(lambda: self._ask(caller, key, requests, eos))
+        caller = _Caller(lease, key, eos, deque(enumerate(requests)))
+        self._call(lambda: self._join(caller))
         missing = len(requests)
         bundle: Bundle = []
         last = time.monotonic()
@@ -94,15 +103,15 @@ class Batching:
             if isinstance(got, Exception):
                 raise got
             if got is not None:
-                bundle.append(got)
-                missing -= 1
+                bundle += got
+                missing -= len(got)
             if bundle and (not missing or time.monotonic() - last >= BUNDLE_SECONDS):
                 yield bundle
                 bundle, last = [], time.monotonic()
 
     def abort(self, lease: str) -> None:
         """Give up what was asked under ``lease``; whoever waits for it gets `LeaseLost`."""
-        self._call(lambda: self._give_up([c for c in self._waiting() if c.lease == lease]))
+        self._call(lambda: self._give_up([c for c in self._callers if c.lease == lease]))
 
     # ------------------------------------------------------------------------- the engine's thread
 
@@ -131,7 +140,7 @@ class Batching:
         while True:
             try:
                 while True:
-                    self._commands.get(block=not engine.busy)()
+                    self._commands.get(block=not self._callers)()
             except queue.Empty:
                 pass
             try:
@@ -139,42 +148,56 @@ class Batching:
             except Exception as error:
                 self._broken = EngineBroken(f"a step of the engine failed: {error!r}")
                 self._broken.__cause__ = error
-                for caller in self._waiting():
+                for caller in self._callers:
                     caller.arrived.put(self._broken)
-                self._callers.clear()
                 while True:
                     self._commands.get()()
 
     def _step(self, engine: Engine) -> None:
+        while len(self._asked) < 2 * engine.settings.max_num_seqs and self._hand_over(engine):
+            pass
+        # One parcel for each caller: every one of them wakes a thread, which this one waits for.
+        parcels: dict[_Caller, Bundle] = {}
         for id, values in engine.step():
-            caller = self._callers.pop(id)
-            caller.arrived.put((caller.open.pop(id), values))
+            caller = self._asked.pop(id)
+            parcels.setdefault(caller, []).append((caller.open.pop(id), values))
+        for caller, parcel in parcels.items():
+            if not caller.open and not caller.waiting:
+                self._callers.remove(caller)
+            caller.arrived.put(parcel)
+
+    def _hand_over(self, engine: Engine) -> bool:
+        """One turn of the next caller who has requests left; whether there was one."""
+        for _ in range(len(self._callers)):
+            caller = self._callers[0]
+            self._callers.rotate(-1)
+            if caller.waiting:
+                for _ in range(min(TURN, len(caller.waiting))):
+                    position, request = caller.waiting.popleft()
+                    id = engine.add(request, caller.eos, caller.key)
+                    caller.open[id] = position
+                    self._asked[id] = caller
+                return True
+        return False
 
     def _take(self, checkpoint: Checkpoint) -> str:
         if checkpoint.base is None and not self._engine.holds(checkpoint.key):
             # Nobody holds a lease on the weights that go: what is still asked is of a dead holder.
-            self._give_up(self._waiting())
+            self._give_up(list(self._callers))
         return self._engine.take(checkpoint)
 
-    def _ask(self, caller: _Caller, key: str, requests: Sequence[Request], eos: int | None) -> None:
-        if not self._engine.holds(key):
+    def _join(self, caller: _Caller) -> None:
+        if not self._engine.holds(caller.key):
             raise LeaseLost("the engine no longer holds the checkpoint it was leased for")
-        try:
-            for position, request in enumerate(requests):
-                id = self._engine.add(request, eos, key)
-                caller.open[id] = position
-                self._callers[id] = caller
-        except Exception:
-            self._give_up([caller])
-            raise
-
-    def _waiting(self) -> list[_Caller]:
-        return list({id(caller): caller for caller in self._callers.values()}.values())
+        for _, request in caller.waiting:
+            self._engine.check(request)
+        if caller.waiting:
+            self._callers.append(caller)
 
     def _give_up(self, callers: Sequence[_Caller]) -> None:
         for caller in callers:
             self._engine.abort(list(caller.open))
             for id in caller.open:
-                del self._callers[id]
-            caller.open.clear()
+                del self._asked[id]
+            self._callers.remove(caller)
             caller.arrived.put(LeaseLost("the lease lapsed while its requests were being answered"))

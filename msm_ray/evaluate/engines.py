@@ -198,12 +198,10 @@ class Engine:
         Args:
             eos: token that ends a generated answer.
 
-        Raises:
-            UserError: it does not fit into the context or the vocabulary.
+        It has to be one that passes :meth:`check`.
         """
         from vllm.v1.engine import EngineCoreRequest
 
-        self._check(request)
         id = str(next(self._ids))
         # Straight to the core: vLLM's front end costs as much again as computing a short answer.
         asked = EngineCoreRequest(
@@ -221,8 +219,8 @@ class Engine:
         self._open[id] = (request, eos, [])
         return id
 
-    def _check(self, request: Request) -> None:
-        """What vLLM's front end would check."""
+    def check(self, request: Request) -> None:
+        """UserError unless it fits into the context and the vocabulary; vLLM's core takes all."""
         tokens = len(request.prompt) + request.max_tokens
         if not request.prompt or tokens > self.length:
             raise UserError(
@@ -264,6 +262,8 @@ class Engine:
         self, requests: Sequence[Request], eos: int | None = None, key: str = ""
     ) -> list[list[float]]:
         """One list per request, in order; see :class:`Request` for what is in it."""
+        for request in requests:
+            self.check(request)
         ids = [self.add(request, eos, key) for request in requests]
         answers: dict[str, list[float]] = {}
         while self.busy:

@@ -227,32 +227,54 @@ def test_an_engine_killed_in_its_work_is_replaced_and_only_the_rest_asked_again(
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_an_engine_that_only_dies_is_given_up(engines: Any, models: dict[str, Path]) -> None:
-    def kill(pool: Any) -> None:
-        """Every engine that is leased from now on dies."""
-        import ray
+def test_engines_whose_steps_fail_are_given_up(engines: Any, models: dict[str, Path]) -> None:
+    import ray
 
-        original = type(pool)._confirm
+    def spoil(pool: Any) -> None:
+        """Every engine that is leased from now on fails at its next step."""
 
-        async def confirm(self: Any, slot: Any, checkpoint: Any) -> None:
-            await original(self, slot, checkpoint)
-            ray.kill(slot.actor)
+        def broken(actor: Any) -> None:
+            def step() -> Any:
+                raise ValueError("no more")
 
-        pool._confirm = confirm.__get__(pool)
+            actor._batching._engine.step = step
+
+        original = pool._confirm
+
+        async def confirm(slot: Any, checkpoint: Any) -> None:
+            await original(slot, checkpoint)
+            await slot.actor.__ray_call__.remote(broken)
+
+        pool._confirm = confirm
 
     def spare(pool: Any) -> None:
         del pool._confirm
 
-    import ray
-
-    ray.get(engines.__ray_call__.remote(kill))
+    ray.get(engines.__ray_call__.remote(spoil))
     before = ray.get(engines.counts.remote())["deaths"]
     try:
-        with pytest.raises(EngineEnded):
+        with pytest.raises(EngineEnded, match="no more"):
             ask_everything(models["a"])
     finally:
         ray.get(engines.__ray_call__.remote(spare))
-    assert ray.get(engines.counts.remote())["deaths"] == before + 2
+    after = ray.get(engines.counts.remote())
+    assert (after["deaths"], after["engines"]) == (before + 2, 0)
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+def test_requests_that_do_not_fit_are_told(engines: Any, models: dict[str, Path]) -> None:
+    checkpoint = read_checkpoint(models["a"])
+    for request, message in (
+        (Request("next", tuple(range(4, 132)), (5,)), "128 tokens and up to 1 of an answer"),
+        (Request("generate", (BOS, 5), max_tokens=127), "sequences of 2 to 128 tokens"),
+        (Request("generate", (), max_tokens=1), "a request of 0 tokens"),
+        (Request("next", (BOS, 5), (700,)), "outside the vocabulary of 700"),
+    ):
+        fits = Request("next", (BOS, 5), (6,))
+        with pytest.raises(UserError, match=message):
+            answer(checkpoint, [fits, request], EOS, ONE, limit=1)
+    assert answer(checkpoint, [], EOS, ONE, limit=1).values == []
 
 
 @pytest.mark.ray

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from msm_ray.evaluate.engines import environment
+from msm_ray.evaluate.engine_settings import environment
 
 
 def logprobs(model: str, adapter: str | None, asked: dict[str, Any]) -> list[list[float]]:
