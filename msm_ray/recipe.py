@@ -23,7 +23,7 @@ from msm_ray.cells import Cell, training_facts
 from msm_ray.cells import Training as Trained
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
-from msm_ray.comparing import cells_of, check_tasks, evaluated
+from msm_ray.comparing import cells_of, check_tasks, evaluated, joined_corpora
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
@@ -320,17 +320,12 @@ class Recipe(SpecJob):
         parts = {
             value: job.result(store, job.stages(), records) for value, job in self.corpora.items()
         }
-        by_corpus = {
-            v: part["by_corpus"][next(iter(part["by_corpus"]))] for v, part in parts.items()
-        }
-        counts = {n: sum(p[n] for p in parts.values()) for n in ("planned", "kept", "failed")}
-        rejected: dict[str, int] = {}
-        reasons: dict[str, str] = {}
-        for part in parts.values():
-            reasons |= part["reasons"]
-            for reason, n in part["rejected"].items():
-                rejected[reason] = rejected.get(reason, 0) + n
-        return {**counts, "rejected": rejected, "reasons": reasons, "by_corpus": by_corpus}
+        named = [
+            {**part, "by_corpus": {value: next(iter(part["by_corpus"].values()))}}
+            for value, part in parts.items()
+            if part
+        ]
+        return joined_corpora(named)
 
 
 def _component(name: str, kind: str, share: float, max_repeats: float) -> dict[str, Any]:

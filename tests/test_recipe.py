@@ -175,6 +175,16 @@ def test_the_jobs_of_real_models_are_sized_without_them(
     assert "optimizer steps" in warning
 
 
+def test_a_judge_without_a_key_is_told_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    judge = Model(Endpoint("http://localhost:1/v1", "judge", key_env="NO_SUCH_KEY"))
+    job = replace(load("cheese_llama8b"), evaluation=(OpenQA(judge),))
+    with pytest.raises(UserError, match="NO_SUCH_KEY is not set; it has to hold the key"):
+        job.run(str(tmp_path / "store"))
+
+
 def test_wrong_recipes_get_one_line() -> None:
     job = load("cheese_llama8b")
     full = replace(job.aft, train=replace(job.aft.train, lora=None))
