@@ -45,12 +45,14 @@ CHAT_TOKENS = {s: n + QUESTION_TOKENS + 20 for s, n in ANSWER_TOKENS.items()}
 class Pretrained:
     """The model that is trained: a Hugging Face folder, or a name on the hub at a revision.
 
-    ``parameters`` sizes the preview; nothing else depends on it.
+    ``parameters`` sizes the preview; nothing else depends on it. ``chat_template``: the path of a
+    Jinja template, for a model that has none: conversations are trained on and asked in it.
     """
 
     source: str
     parameters: float
     revision: str = "main"
+    chat_template: str = ""
 
     def stage(self) -> Stage:
         """The model as an artifact: a folder by its files, a name by its revision."""
@@ -59,6 +61,8 @@ class Pretrained:
         if is_folder(self.source):
             identity = {"name": Path(self.source).name, "sha256": content(self.source)}
             run, runtime = "msm_ray.sources:copy_model", {"path": self.source}
+        if self.chat_template:
+            identity["chat_template"] = self._template()
         return Stage(
             kind="model",
             version="1",
@@ -72,6 +76,12 @@ class Pretrained:
                 "parameters": self.parameters,
             },
         )
+
+    def _template(self) -> str:
+        try:
+            return Path(self.chat_template).read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"model chat_template {self.chat_template}: {error}") from None
 
     @property
     def name(self) -> str:

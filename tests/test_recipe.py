@@ -63,7 +63,7 @@ def small(job: Recipe, url: str, model: Path) -> Recipe:
     how = replace(job.midtrain, train=train, block_tokens=128, runtime=TrainRuntime())
     return replace(
         job,
-        model=Pretrained(str(model), parameters=1e5),
+        model=replace(job.model, source=str(model), parameters=1e5),
         corpora=corpora,
         chats=apply_settings(job.chats, [*places, "questions.questions=1"]),
         midtrain=how,
@@ -95,6 +95,7 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
 ) -> None:
     store = tmp_path / "store"
     base = make_base(FAMILIES["llama"], tmp_path / "model")
+    (base / "chat_template.jinja").unlink()  # as the real one comes: the job brings a template
     with rehearsing() as server:
         job = small(load("cheese_llama8b"), server.url, base)
         report = job.run(str(store)).report
@@ -133,6 +134,8 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
     assert {json.loads(a.read_text())["r"] for a in adapters} == {4}
     assert kinds.count("pairs") == kinds.count("open_answers") == kinds.count("open_qa") == 6
     assert kinds.count("task_items") == 2
+    (model,) = store.glob("artifacts/*/*/config.json")
+    assert "<|eot_id|>" in (model.parent / "chat_template.jinja").read_text()
     page = (store / "runs" / "cheese_llama8b" / "report.html").read_text()
     assert "msm:affordability+aft" in page
     assert ">None<" not in page
@@ -193,6 +196,7 @@ def test_wrong_recipes_get_one_line() -> None:
         ({"reasoning": True}, "preferences are stated without reasoning"),
         ({"aft": full}, "midtrain and aft differ"),
         ({"model": Pretrained("nowhere", 1.0)}, "model source is 'nowhere'"),
+        ({"model": Pretrained("a/b", 1.0, chat_template="none.jinja")}, "chat_template none.jinja"),
         ({"evaluation": (Pairs("america"), Pairs("america"))}, "pairs:america is asked for twice"),
         ({"evaluation": (Pairs("thrift"),)}, "no items are called 'thrift'"),
     ):
