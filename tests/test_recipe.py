@@ -15,7 +15,7 @@ from msm_ray.corpus.rehearsal import respond
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
-from msm_ray.launch import preview_text
+from msm_ray.launch import effect_lines, preview_text
 from msm_ray.llm.endpoint import Endpoint
 from msm_ray.llm.model import Model
 from msm_ray.llm.price import Price
@@ -176,6 +176,19 @@ def test_the_jobs_of_real_models_are_sized_without_them(
     (warning,) = few.preview(str(tmp_path / "store"))["warnings"]
     assert warning.startswith("midtrain msm:america/0 and 7 more: ")
     assert "optimizer steps" in warning
+    limited = apply_settings(job, ["evaluation.pairs:america.max_tokens=7", "engine.gpus=4"])
+    assert (limited.evaluation[1], limited.engine.gpus) == (Pairs("america", max_tokens=7), 4)
+
+
+def test_the_terminal_names_the_separations() -> None:
+    effect = {"value": 0.2, "ci95": [0.1, 0.3], "label": "", "per_seed": [
+        {"base": "b", "seed": s, "value": v} for s, v in ((0, 0.1), (1, 0.3))
+    ]}  # fmt: skip
+    names = ("separation:pairs:a", "separation:pairs:a:soft", "price_a:capability:x")
+    lines = effect_lines({"effects": {f"{n}{end}": effect for n in names for end in ("", "@m")}})
+    assert [line.split(": ")[0] for line in lines] == [
+        *("separation:pairs:a", "separation:pairs:a@m"),
+    ]
 
 
 def test_a_judge_without_a_key_is_told_before_anything_is_asked(
