@@ -1,4 +1,4 @@
-"""vLLM's computation of LoRA on the CPU, mended. Imported in a worker's process, it takes effect.
+"""vLLM's computation of LoRA on the CPU, mended.
 
 vLLM 0.29 computes adapters on the CPU by gathering each token's own copy of both matrices. That
 is wrong in one place and slow everywhere:
@@ -20,10 +20,6 @@ from typing import Any
 import torch
 
 Rows = slice | torch.Tensor  # of a batch's tokens
-
-
-class WorkerExtension:
-    """vLLM's ``worker_extension_cls``: every worker imports this module before it starts."""
 
 
 def rows_by_adapter(slots: torch.Tensor) -> list[tuple[int, Rows]]:
@@ -63,14 +59,27 @@ def add_adapters(
         inside = x[rows]
         start = 0
         for a_part, b_part, width in zip(a, b, widths, strict=True):
-            delta = (inside @ a_part[slot, 0].T) @ b_part[slot, 0].T
-            y[rows, start : start + width] += delta if scale == 1.0 else scale * delta
+            narrow, wide = inside @ a_part[slot, 0].T, b_part[slot, 0].T
+            if isinstance(rows, slice):
+                y[rows, start : start + width].addmm_(narrow, wide, alpha=scale)
+            else:
+                y[rows, start : start + width] += scale * (narrow @ wide)
             start += width
 
 
-def _update_metadata(self: Any, mapping: Any, *arguments: Any, **named: Any) -> None:
-    _original_update(self, mapping, *arguments, **named)
-    self.groups = rows_by_adapter(self.token_lora_indices)
+def mend() -> None:
+    """Put this in the place of vLLM's own, in this process, from now on."""
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    original = PunicaWrapperCPU.update_metadata
+
+    def update_metadata(self: Any, mapping: Any, *arguments: Any, **named: Any) -> None:
+        original(self, mapping, *arguments, **named)
+        self.groups = rows_by_adapter(self.token_lora_indices)
+
+    PunicaWrapperCPU.update_metadata = update_metadata
+    PunicaWrapperCPU.add_lora_linear = _add_lora_linear
+    PunicaWrapperCPU.add_lora_logits = _add_lora_logits
 
 
 def _add_lora_linear(
@@ -89,16 +98,3 @@ def _add_lora_linear(
 
 def _add_lora_logits(self: Any, y: torch.Tensor, *_: Any, **__: Any) -> None:
     """No adapter has weights for the output head."""
-
-
-def _mend() -> Any:
-    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
-
-    original = PunicaWrapperCPU.update_metadata
-    PunicaWrapperCPU.update_metadata = _update_metadata
-    PunicaWrapperCPU.add_lora_linear = _add_lora_linear
-    PunicaWrapperCPU.add_lora_logits = _add_lora_logits
-    return original
-
-
-_original_update = _mend()
