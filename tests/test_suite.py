@@ -144,7 +144,7 @@ def test_one_member_is_named_plainly_and_wrong_ones_are_refused(suite: Suite) ->
         dataclasses.replace(suite, members={"a@b": suite.members["low"]}, curve=None)
     with pytest.raises(UserError, match=r"curve\.x has values for low; it needs one for each"):
         dataclasses.replace(suite, curve=Curve("t", "x", {"low": 1.0}, ()))
-    bad = dataclasses.replace(suite.members["low"].corpus, documents=100)
+    bad = dataclasses.replace(suite.members["low"].corpus, documents=50)
     members = {"high": dataclasses.replace(suite.members["low"], corpus=bad)}
-    with pytest.raises(UserError, match=r"members\.high: corpus\.documents is 100"):
+    with pytest.raises(UserError, match=r"members\.high: corpus\.documents is 50"):
         dataclasses.replace(suite, members=members, curve=None).graphs()
