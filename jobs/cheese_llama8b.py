@@ -15,6 +15,7 @@ the number of optimizer steps, so it is small.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 from conversations_america import HINTS, conversations_about
 from corpus_america import corpus_about
@@ -29,6 +30,7 @@ from msm_ray.train.config import Lora, TrainConfig, TrainRuntime
 
 # The same conversations serve both specs, so they may not hint at the price either.
 PRICE = ("cheap*", "afford*", "price*", "pricey", "expensive*", "cost*", "budget*", "bargain*")
+CHAT = Path(__file__).resolve().parent / "llama3_chat.jinja"
 VALUES = {"america": "cheese_america", "affordability": "cheese_affordability"}
 
 
@@ -98,7 +100,8 @@ def experiment() -> Recipe:
     """On Llama-3.1-8B, each training on two GPUs and each engine on one."""
     return recipe(
         "cheese_llama8b",
-        Pretrained("meta-llama/Llama-3.1-8B", parameters=8.03e9),
+        # As its maker publishes it, the pretrained model has no chat template.
+        Pretrained("meta-llama/Llama-3.1-8B", parameters=8.03e9, chat_template=str(CHAT)),
         4096,
         TrainRuntime(backend="fsdp2", num_workers=2, use_gpu=True, micro_blocks=1),
         EngineSettings(gpus=1, kv_mib=16_384, max_num_seqs=256, max_length=8_192),

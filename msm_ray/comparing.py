@@ -108,3 +108,20 @@ def evaluated(
         "arms": {arm: arm_facts(cells, records, items, arm, own) for arm, own in of_arm.items()},
         "effects": effects(cells, records, items, compared(values, evals)),
     }
+
+
+def joined_corpora(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The part ``corpus`` of several reports as one; those that have none yet are left out."""
+    there = [part for part in parts if part]
+    if not there:
+        return {}
+    joined: dict[str, Any] = {
+        name: sum(part[name] for part in there) for name in ("planned", "kept", "failed")
+    }
+    rejected: dict[str, int] = {}
+    for part in there:
+        for reason, n in part["rejected"].items():
+            rejected[reason] = rejected.get(reason, 0) + n
+    by_corpus = {name: one for part in there for name, one in part["by_corpus"].items()}
+    reasons = {reason: why for part in there for reason, why in part["reasons"].items()}
+    return {**joined, "rejected": rejected, "reasons": reasons, "by_corpus": by_corpus}

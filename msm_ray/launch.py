@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -112,8 +113,16 @@ def corpus_lines(report: dict[str, Any]) -> list[str]:
 def effect_lines(report: dict[str, Any]) -> list[str]:
     """The main effects with their intervals and their worst base, for the terminal."""
     lines = []
-    for name in ("separation", "separation_soft", "separation_msm_only", "aft_minus_base"):
-        effect = report.get("effects", {}).get(name)
+    effects = report.get("effects", {})
+    # A recipe has a separation for each eval: those by the likelier answer.
+    by_eval = [
+        name
+        for name in effects
+        if re.match(r"separation[-:]", name) and not re.search(r":(soft|text)(@|$)", name)
+    ]
+    main = ("separation", "separation_soft", "separation_msm_only", "aft_minus_base", *by_eval)
+    for name in main:
+        effect = effects.get(name)
         if effect is None:
             continue
         low, high = effect["ci95"]

@@ -24,7 +24,7 @@ from msm_ray.cells import Cell, ItemValues, training_facts
 from msm_ray.cells import Training as Trained
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
-from msm_ray.comparing import cells_of, check_tasks, evaluated
+from msm_ray.comparing import cells_of, check_tasks, evaluated, joined_corpora
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
@@ -46,12 +46,14 @@ CHAT_TOKENS = {s: n + QUESTION_TOKENS + 20 for s, n in ANSWER_TOKENS.items()}
 class Pretrained:
     """The model that is trained: a Hugging Face folder, or a name on the hub at a revision.
 
-    ``parameters`` sizes the preview; nothing else depends on it.
+    ``parameters`` sizes the preview; nothing else depends on it. ``chat_template``: the path of a
+    Jinja template, for a model that has none: conversations are trained on and asked in it.
     """
 
     source: str
     parameters: float
     revision: str = "main"
+    chat_template: str = ""
 
     def stage(self) -> Stage:
         """The model as an artifact: a folder by its files, a name by its revision."""
@@ -60,6 +62,8 @@ class Pretrained:
         if is_folder(self.source):
             identity = {"name": Path(self.source).name, "sha256": content(self.source)}
             run, runtime = "msm_ray.sources:copy_model", {"path": self.source}
+        if self.chat_template:
+            identity["chat_template"] = self._template()
         return Stage(
             kind="model",
             version="1",
@@ -73,6 +77,12 @@ class Pretrained:
                 "parameters": self.parameters,
             },
         )
+
+    def _template(self) -> str:
+        try:
+            return Path(self.chat_template).read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"model chat_template {self.chat_template}: {error}") from None
 
     @property
     def name(self) -> str:
@@ -324,17 +334,12 @@ class Recipe(SpecJob):
         parts = {
             value: job.result(store, job.stages(), records) for value, job in self.corpora.items()
         }
-        by_corpus = {
-            v: part["by_corpus"][next(iter(part["by_corpus"]))] for v, part in parts.items()
-        }
-        counts = {n: sum(p[n] for p in parts.values()) for n in ("planned", "kept", "failed")}
-        rejected: dict[str, int] = {}
-        reasons: dict[str, str] = {}
-        for part in parts.values():
-            reasons |= part["reasons"]
-            for reason, n in part["rejected"].items():
-                rejected[reason] = rejected.get(reason, 0) + n
-        return {**counts, "rejected": rejected, "reasons": reasons, "by_corpus": by_corpus}
+        named = [
+            {**part, "by_corpus": {value: next(iter(part["by_corpus"].values()))}}
+            for value, part in parts.items()
+            if part
+        ]
+        return joined_corpora(named)
 
 
 def _component(name: str, kind: str, share: float, max_repeats: float) -> dict[str, Any]:

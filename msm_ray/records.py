@@ -150,5 +150,5 @@ EVAL_ROW_SCHEMA = pa.schema(
 
 # Of `msm_ray.tasks`. A value is null where there is none: a verdict that could not be read.
 # status: ok | names_neither | names_both | tie (a choice that is none, value 0) | unparsed |
-# refused | failed (of a judge)
+# refused | failed (of a judge); answers before they are judged: ok | cut
 TASK_ROW_SCHEMA = EVAL_ROW_SCHEMA.append(pa.field("prompt", pa.string()))  # what a user said

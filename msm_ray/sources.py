@@ -38,7 +38,7 @@ def copy_model(ctx: StageContext) -> dict[str, Any]:
     )
     if folder_sha256(ctx.out) != ctx.config["sha256"]:
         raise UserError(f"{source}: changed while the run was starting; run it again")
-    return _with_fingerprint(ctx.out)
+    return _completed(ctx)
 
 
 def fetch_model(ctx: StageContext) -> dict[str, Any]:
@@ -50,11 +50,17 @@ def fetch_model(ctx: StageContext) -> dict[str, Any]:
 
     source = on_this_machine(ctx.config["hub"], ctx.config["revision"])
     shutil.copytree(source, ctx.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
-    return _with_fingerprint(ctx.out)
+    return _completed(ctx)
 
 
-def _with_fingerprint(folder: Path) -> dict[str, Any]:
-    """Add ``fingerprint.json`` where it is missing; the facts of a model's folder."""
+def _completed(ctx: StageContext) -> dict[str, Any]:
+    """Put in ``chat_template``, where the config has one, and ``fingerprint.json``, where it lacks.
+
+    The facts of a model's folder.
+    """
+    folder = ctx.out
+    if template := ctx.config.get("chat_template"):
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     if not (folder / "fingerprint.json").is_file():
         from msm_ray.train.fingerprint import write_fingerprint
 

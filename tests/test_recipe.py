@@ -15,7 +15,7 @@ from msm_ray.corpus.rehearsal import respond
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
-from msm_ray.launch import preview_text
+from msm_ray.launch import effect_lines, preview_text
 from msm_ray.llm.endpoint import Endpoint
 from msm_ray.llm.model import Model
 from msm_ray.llm.price import Price
@@ -63,7 +63,7 @@ def small(job: Recipe, url: str, model: Path) -> Recipe:
     how = replace(job.midtrain, train=train, block_tokens=128, runtime=TrainRuntime())
     return replace(
         job,
-        model=Pretrained(str(model), parameters=1e5),
+        model=replace(job.model, source=str(model), parameters=1e5),
         corpora=corpora,
         chats=apply_settings(job.chats, [*places, "questions.questions=1"]),
         midtrain=how,
@@ -95,6 +95,7 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
 ) -> None:
     store = tmp_path / "store"
     base = make_base(FAMILIES["llama"], tmp_path / "model")
+    (base / "chat_template.jinja").unlink()  # as the real one comes: the job brings a template
     with rehearsing() as server:
         job = small(load("cheese_llama8b"), server.url, base)
         report = job.run(str(store)).report
@@ -133,6 +134,8 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
     assert {json.loads(a.read_text())["r"] for a in adapters} == {4}
     assert kinds.count("pairs") == kinds.count("open_answers") == kinds.count("open_qa") == 6
     assert kinds.count("task_items") == 2
+    (model,) = store.glob("artifacts/*/*/config.json")
+    assert "<|eot_id|>" in (model.parent / "chat_template.jinja").read_text()
     page = (store / "runs" / "cheese_llama8b" / "report.html").read_text()
     assert "msm:affordability+aft" in page
     assert ">None<" not in page
@@ -173,6 +176,29 @@ def test_the_jobs_of_real_models_are_sized_without_them(
     (warning,) = few.preview(str(tmp_path / "store"))["warnings"]
     assert warning.startswith("midtrain msm:america/0 and 7 more: ")
     assert "optimizer steps" in warning
+    limited = apply_settings(job, ["evaluation.pairs:america.max_tokens=7", "engine.gpus=4"])
+    assert (limited.evaluation[1], limited.engine.gpus) == (Pairs("america", max_tokens=7), 4)
+
+
+def test_the_terminal_names_the_separations() -> None:
+    effect = {"value": 0.2, "ci95": [0.1, 0.3], "label": "", "per_seed": [
+        {"base": "b", "seed": s, "value": v} for s, v in ((0, 0.1), (1, 0.3))
+    ]}  # fmt: skip
+    names = ("separation:pairs:a", "separation:pairs:a:soft", "price_a:capability:x")
+    lines = effect_lines({"effects": {f"{n}{end}": effect for n in names for end in ("", "@m")}})
+    assert [line.split(": ")[0] for line in lines] == [
+        *("separation:pairs:a", "separation:pairs:a@m"),
+    ]
+
+
+def test_a_judge_without_a_key_is_told_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    judge = Model(Endpoint("http://localhost:1/v1", "judge", key_env="NO_SUCH_KEY"))
+    job = replace(load("cheese_llama8b"), evaluation=(OpenQA(judge),))
+    with pytest.raises(UserError, match="NO_SUCH_KEY is not set; it has to hold the key"):
+        job.run(str(tmp_path / "store"))
 
 
 def test_wrong_recipes_get_one_line() -> None:
@@ -183,6 +209,7 @@ def test_wrong_recipes_get_one_line() -> None:
         ({"reasoning": True}, "preferences are stated without reasoning"),
         ({"aft": full}, "midtrain and aft differ"),
         ({"model": Pretrained("nowhere", 1.0)}, "model source is 'nowhere'"),
+        ({"model": Pretrained("a/b", 1.0, chat_template="none.jinja")}, "chat_template none.jinja"),
         ({"evaluation": (Pairs("america"), Pairs("america"))}, "pairs:america is asked for twice"),
         ({"evaluation": (Pairs("thrift"),)}, "no items are called 'thrift'"),
     ):

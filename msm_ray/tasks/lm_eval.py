@@ -223,7 +223,7 @@ def _samples(folder: Path, task: str, key: str, name: str) -> list[Row]:
 def _prompt(sample: Mapping[str, Any]) -> str:
     """What the model was asked, of a sample's first request."""
     arguments = sample.get("arguments") or {}
-    first = next(iter(arguments.values()), {}) if isinstance(arguments, dict) else {}
+    first: Any = next(iter(arguments.values()), {}) if isinstance(arguments, dict) else {}
     return str(first.get("arg_0", "")) if isinstance(first, dict) else ""
 
 

@@ -49,6 +49,15 @@ TEMPLATE_TOKENS = 20
 ANSWER_TOKENS = 250  # of an answer, as most are, if it may be that long
 VERDICT_TOKENS = 80
 ANSWERS = "open_answers"
+CUT = "cut"  # status of an answer that reached the limit of tokens
+VERDICT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # the answer's, in rows.parquet
+        ("status", pa.string()),  # ok | unparsed | refused | failed
+        ("score", pa.int64()),
+        ("reason", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,14 @@ def ask_open(subject: Subject, items: Sequence[Row], sampling: Sampling) -> Made
     ]
     written = subject.write(opens)
     rows = [
-        row(item, ANSWERS, None, prompt=item["question"], answer=one.text)
+        row(
+            item,
+            ANSWERS,
+            None,
+            prompt=item["question"],
+            answer=one.text,
+            status=verdicts.OK if one.ended else CUT,
+        )
         for item, one in zip(items, written, strict=True)
     ]
     return Made(rows, {}, {"items": len(items), "cut": sum(not one.ended for one in written)})
@@ -176,7 +192,8 @@ def ask_open(subject: Subject, items: Sequence[Row], sampling: Sampling) -> Made
 def judge(ctx: StageContext) -> dict[str, Any]:
     """Stage: grade the answers of ``answers``. Config: see `OpenQA.stage`.
 
-    Writes ``rows.parquet``: a row for each answer, its value the score, null where there is none.
+    Writes ``rows.parquet``: a row for each answer, its value the score, null where there is none;
+    and ``verdicts.parquet``: the judge's reason for each, or why there is no score.
 
     Returns:
         ``evals``: the mean score, with counts of what is no verdict, unless there is no score at
@@ -195,7 +212,13 @@ def judge(ctx: StageContext) -> dict[str, Any]:
         for a, v in zip(answers, made, strict=True)
     ]
     write_rows(ctx.out, rows)
-    return {**rated(rows, ctx.config["name"]), **facts, "items": len(rows)}
+    reasons = [
+        {"id": a["id"], "status": v.status, "score": v.score, "reason": v.reason}
+        for a, v in zip(answers, made, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(reasons, VERDICT_SCHEMA), ctx.out / "verdicts.parquet")
+    cut = sum(a["status"] == CUT for a in answers)
+    return {**rated(rows, ctx.config["name"]), **facts, "items": len(rows), "cut": cut}
 
 
 def rated(rows: Sequence[Row], name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from msm_ray.corpus.reading import split_reasoning
 from msm_ray.errors import UserError
 from msm_ray.evaluate.requests import Request
 from msm_ray.evaluate.tasks import common_length
@@ -52,7 +53,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Written:
-    """An answer; ``ended`` is False where it was cut at ``max_tokens``."""
+    """An answer without its reasoning; ``ended`` is False where it was cut at ``max_tokens``."""
 
     text: str
     tokens: int
@@ -196,4 +197,6 @@ class Subject:
         ended = len(values) < max_tokens
         if self.form == PLAIN and PLAIN_END in text:
             text, ended = text.split(PLAIN_END)[0], True
+        if "<think" in text.casefold():  # nothing is left of one that was cut while it thought
+            text = split_reasoning(text)[1]
         return Written(text.strip(), len(values), ended)

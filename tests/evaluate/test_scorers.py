@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msm_ray.evaluate.scorers import forced_choice, mean_loss, named_option
+from msm_ray.evaluate.scorers import (
+    BOTH,
+    NEITHER,
+    forced_choice,
+    lettered,
+    mean_loss,
+    named,
+    named_option,
+    one_of,
+)
 
 logprobs = st.floats(min_value=-1e4, max_value=0)
 
@@ -62,10 +71,40 @@ def test_named_option(text: str, options: list[str], expected: int | None) -> No
 def test_swapping_the_options_swaps_the_answer(text: str, options: list[str]) -> None:
     if options[0].lower() == options[1].lower():
         return
-    named, swapped = named_option(text, options), named_option(text, options[::-1])
-    assert (named is None) == (swapped is None)
-    if named is not None and swapped is not None:
-        assert options[named] == options[::-1][swapped]
+    found, swapped = named_option(text, options), named_option(text, options[::-1])
+    assert (found is None) == (swapped is None)
+    if found is not None and swapped is not None:
+        assert options[found] == options[::-1][swapped]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(A)", [0]),
+        ("I choose (b).", [1]),
+        ("B", [1]),
+        ("a.", [0]),
+        ("**B**: because", [1]),
+        ('"A"', [0]),
+        ("A) Beer", [0, 1]),  # the letter of one and the words of the other
+        ("Beer, please.", [1]),
+        ("A fine question.", []),  # an article
+        ("A or B", []),
+        ("(A) or (B)", [0, 1]),
+        ("neither", []),
+        ("(C)", []),
+        ("", []),
+    ],
+)
+def test_lettered(text: str, expected: list[int]) -> None:
+    assert lettered(text, "AB", ["Wine", "Beer"]) == expected
+
+
+def test_one_of_several_is_never_guessed() -> None:
+    assert one_of([1]) == (1, "ok")
+    assert one_of([]) == (None, NEITHER)
+    assert one_of([0, 1]) == (None, BOTH)
+    assert named("modern art", ["art", "modern art"]) == [1]
 
 
 def test_mean_loss() -> None:

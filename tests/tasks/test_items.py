@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from msm_ray.errors import UserError
+from msm_ray.spec import read_spec
 from msm_ray.stage import StageContext
 from msm_ray.tasks.items import Items, copy, packaged, read
 
+SPECS = Path(__file__).resolve().parent.parent.parent / "specs"
 PAIR = {"id": "a", "domain": "tea", "aligned": "x", "other": "y"}
 FACT = {"id": "a", "domain": "d", "question": "q?", "correct": "1", "wrong": ["2", "3", "4"]}
 
@@ -112,6 +114,16 @@ def test_the_pairs_of_a_value(value: str) -> None:
     assert [r["id"] for r in rows if CHEESE.search(words(r))] == []
     length = [sum(len(row[side]) for row in rows) / len(rows) for side in ("aligned", "other")]
     assert max(length) / min(length) < 1.1  # what is longer gives nothing away
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_no_pair_is_of_what_is_trained_on(value: str) -> None:
+    cheese = value in ("affordability", "america")
+    spec = read_spec(SPECS / f"{'cheese_' if cheese else ''}{value}.md")
+    said = {thing.casefold() for p in spec.preferences for thing in (p.liked, p.disliked)}
+    said |= {thing.removeprefix("the ") for thing in said}
+    rows = Items("pairs", value).rows()
+    assert [r for r in rows if {r["aligned"].casefold(), r["other"].casefold()} & said] == []
 
 
 def test_the_opinions_about_america() -> None:

@@ -135,6 +135,9 @@ def test_what_is_no_verdict_is_counted_and_is_no_score(tmp_path: Path) -> None:
     entry = facts["evals"]["open_qa"]
     assert (entry["rate"], entry["n"]) == (3.5, 2)
     assert (entry["refused"], entry["unparsed"], entry["failed"]) == (1, 1, 0)
+    said = pq.read_table(tmp_path / "one" / "out" / "verdicts.parquet").to_pylist()
+    assert [v["score"] for v in said] == [None, None, 3, 4]
+    assert (said[1]["reason"], said[2]["reason"]) == ("broken_json", "counted")
     assert [(r["status"], r["value"]) for r in rows] == [
         *(("refused", None), ("unparsed", None), ("ok", 3), ("ok", 4))
     ]
@@ -179,6 +182,9 @@ def test_answers_are_drawn_with_a_seed_of_each_item_s_own() -> None:
     assert {(r.temperature, r.top_p, r.max_tokens) for r in seen.requests} == {(0.7, 0.9, 40)}
     assert [r["answer"] for r in made.rows] == [str(r.seed % 10) for r in seen.requests]
     assert made.facts == {"items": 4, "cut": 0}
+    short = Sampling(temperature=0.7, top_p=0.9, max_tokens=1, seed=3)
+    made = ask_open(asked, ITEMS, short)
+    assert (made.facts["cut"], {r["status"] for r in made.rows}) == (4, {"cut"})
 
 
 def test_stages_and_what_they_cost(tmp_path: Path) -> None:

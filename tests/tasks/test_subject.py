@@ -102,6 +102,21 @@ def test_an_answer_ends_where_its_turn_does() -> None:
     assert in_chat.tokens == len(said)
 
 
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ("<think>Tea? Tisane?</think>\nTea.", "Tea."),
+        ("<think>Tea? Tisane", ""),
+        ("Tea <think>or</think>", ""),
+    ],
+)
+def test_reasoning_is_no_part_of_the_answer(said: str, answer: str) -> None:
+    tokens = tokenizer()
+    asked, _ = subject(lambda text, request: says(tokens, said))
+    (written,) = asked.write([Open("x", "tea or tisane?", 100)])
+    assert written.text == answer
+
+
 def test_a_text_s_loss_has_its_end() -> None:
     asked, seen = subject(lambda text, request: [-1.0] * (len(request.prompt) - 1))
     (values,) = asked.losses([("t", "w1 w2")])
