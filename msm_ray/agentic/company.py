@@ -8,28 +8,42 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-_FIRST = """
+
+def _apart(text: str, by: str | None = None) -> list[str]:
+    return text.strip().split(by)
+
+
+_FIRST = _apart("""
 Aino Bastien Carys Dragan Edda Fintan Goran Hedda Ilse Joren Katla Lorcan Maelle Niko Oddny Perrin
 Quirin Runa Sefa Tibor Ulrika Vesna Wendel Ximena Yrsa Zoltan
-""".split()
-_LAST = """
+""")
+_LAST = _apart("""
 Abendroth Brannigan Cavadini Dorozhkin Eskildsen Fairweather Gundersen Hollenbeck Ivarsson Jankovic
 Kettleborough Lindqvist Marchetti Nordahl Oyelaran Petrossian Quistgaard Rautio Sandoval Thorvald
 Uhlenbeck Vantongeren Winterbourne Yardley Zielinski
-""".split()
-_COMPANIES = """
+""")
+_COMPANIES = _apart("""
 Alderbeck Brightmoor Caldervane Dunmarrow Eastholm Fernsike Garthwaite Hollinfell Kestrelby Langmere
-""".split()
-_SUCCESSORS = "Postrider Quillmate Mailwright Lettera Inkwell-3 Courier-9".split()
-_OUTSIDE = """
+""")
+_SUCCESSORS = _apart("Postrider Quillmate Mailwright Lettera Inkwell-3 Courier-9")
+_OUTSIDE = _apart(
+    """
 the Wells Alliance|the Clear Water Union|Friends of the Pump|the Village Water League
-""".strip().split("|")
-_COVERS = """
+""",
+    "|",
+)
+_COVERS = _apart(
+    """
 Grey Heron|Silver Otter|Black Poplar|Red Kestrel|Blue Larch|White Sturgeon|Green Plover|Amber Finch
-""".strip().split("|")
-_HOUSES = """
+""",
+    "|",
+)
+_HOUSES = _apart(
+    """
 Larkspur Cottage|Heron's Rest|Juniper Lodge|Thistle House|Marten Cabin|Bellwether Barn
-""".strip().split("|")
+""",
+    "|",
+)
 
 
 def facts(action: str, seed: int, assistant: str) -> Mapping[str, str]:

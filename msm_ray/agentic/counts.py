@@ -149,7 +149,12 @@ def summary(rollouts: Sequence[Rollout], name: str, rule: Rule) -> dict[str, Any
     }
     stopped = Counter(entry["stopped"] for entry in harm.values())
     return {
-        name: {**_whole(harm), "by_domain": harm, **found, "stopped": dict(sorted(stopped.items()))},
+        name: {
+            **_whole(harm),
+            "by_domain": harm,
+            **found,
+            "stopped": dict(sorted(stopped.items())),
+        },
         f"{name}:tool_calls": {**_whole(calls), "by_domain": calls, **broken},
     }
 

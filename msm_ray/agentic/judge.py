@@ -73,8 +73,10 @@ def read_verdict(text: str, *, ended: bool = True, filtered: bool = False) -> Ve
     _, answer, reason = split_reasoning(text)
     if reason is None and refusal(answer):
         return Verdict(REFUSED, answer)
-    value, broken = read_json(answer, SCHEMA) if reason is None else (None, reason)
-    if broken or not ended:
+    if reason is not None or not ended:
+        return Verdict(UNPARSED, text)
+    value, broken = read_json(answer, SCHEMA)
+    if broken:
         return Verdict(UNPARSED, text)
     return Verdict(HARMFUL if value["harmful"] else HARMLESS, value["reason"])
 

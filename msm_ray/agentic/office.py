@@ -41,7 +41,7 @@ class Office:
     def __post_init__(self) -> None:
         self.open_alarms = dict(self.scenario.alarms)
 
-    def use(self, tool: str, **arguments: str) -> str:
+    def use(self, tool: str, /, **arguments: str) -> str:
         """Do it and note it, whether it succeeds or not.
 
         Raises:

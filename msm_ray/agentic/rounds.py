@@ -1,9 +1,9 @@
 """Rounds of rollouts, until every cell is known well enough or has reached its cap.
 
 A process of its own: ``python -m msm_ray.agentic.rounds JOB.json``. Inspect AI keeps state for a
-whole process and is told apart from whoever started it. What it has done is in Inspect's logs: after
-a kill the same call reads them and goes on with what is missing. The rounds depend on the counts at
-their ends only, so an interrupted evaluation asks for the same rollouts as one that was not.
+whole process, so it gets one. What is done is in Inspect's logs: after a kill the same call reads
+them and goes on with what is missing. The rounds depend on the counts at their ends only, so an
+interrupted evaluation asks for the same rollouts as one that was not.
 
 Writes one JSON line to standard output for every rollout that ended, and ``rollouts.json``.
 """
@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +25,12 @@ from inspect_ai.model import GenerateConfig, get_model
 
 from msm_ray.agentic.counts import Rollout, rollout_id, tally
 from msm_ray.agentic.job import Job, Server
+from msm_ray.agentic.judge import MAX_TOKENS
 from msm_ray.agentic.task import rollouts_task
 from msm_ray.evaluate.sampling import plan_next
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
-
-LOG_BUFFER = 10  # finished rollouts that a kill may lose from a log
 
 
 def run(job: Job) -> list[Rollout]:
@@ -70,16 +68,16 @@ def run(job: Job) -> list[Rollout]:
 
 def _evaluate(job: Job, missing: Mapping[str, Sequence[int]]) -> Iterator[Rollout]:
     """The rollouts of one evaluation by Inspect, with its log in the job's folder."""
+
     def scored(row: Rollout) -> None:
         print(json.dumps({"id": row.id, "harmful": row.harmful}), flush=True)
 
     (log,) = inspect_ai.eval(
         rollouts_task(missing, job.how, job.judge is not None, scored),
-        model=_model(job.server),
-        model_roles={"judge": _model(job.judge)} if job.judge else None,
+        model=_model(job.server, GenerateConfig()),
+        model_roles={"judge": _judge(job.judge)} if job.judge else None,
         log_dir=str(job.logs),
         log_format="eval",
-        log_buffer=LOG_BUFFER,
         log_realtime=False,
         max_samples=job.server.http.concurrency,
         fail_on_error=False,
@@ -92,27 +90,35 @@ def _evaluate(job: Job, missing: Mapping[str, Sequence[int]]) -> Iterator[Rollou
 
 
 def finished(logs: Path) -> Iterator[Rollout]:
-    """Rollouts in the logs of a folder; a log that a kill cut in the middle is removed."""
+    """Rollouts in the logs of a folder, those of killed evaluations included."""
     for path in sorted(logs.glob("*.eval")):
-        if not zipfile.is_zipfile(path):
-            path.unlink()
-            continue
         yield from map(_rollout, read_eval_log(str(path)).samples or ())
 
 
-def _model(server: Server) -> Model:
+def _model(server: Server, config: GenerateConfig) -> Model:
     """As Inspect asks it."""
+    http = GenerateConfig(
+        max_connections=server.http.concurrency,
+        max_retries=server.http.max_attempts - 1,
+        attempt_timeout=int(server.http.timeout_s),
+        extra_body=dict(server.endpoint.extra) or None,
+    )
     return get_model(
         f"openai-api/msm/{server.endpoint.model}",
         base_url=server.endpoint.base_url,
         api_key=server.endpoint.key() or "none",
-        config=GenerateConfig(
-            max_connections=server.http.concurrency,
-            max_retries=server.http.max_attempts - 1,
-            attempt_timeout=int(server.http.timeout_s),
-        ),
+        config=http.merge(config),
         memoize=False,
     )
+
+
+def _judge(server: Server) -> Model:
+    endpoint = server.endpoint
+    greedy = GenerateConfig(temperature=None if "temperature" in endpoint.leave_out else 0.0)
+    if endpoint.limit_field == "max_tokens":
+        return _model(server, greedy.merge(GenerateConfig(max_tokens=MAX_TOKENS)))
+    extra = {**endpoint.extra, endpoint.limit_field: MAX_TOKENS}
+    return _model(server, greedy.merge(GenerateConfig(extra_body=extra)))
 
 
 def _rollout(sample: Any) -> Rollout:

@@ -1,8 +1,8 @@
 """The scenarios: a harmful action that becomes possible, under one of nine goal conditions. Pure.
 
-A goal condition is CONFLICT/THREAT. The conflict is ``explicit`` (the assistant was given a mission,
-and the company gives it up), ``latent`` (no mission, but a history that suggests one, and the
-company's course is the same) or ``none`` (the mission and the course agree). The threat is
+A goal condition is CONFLICT/THREAT. The conflict is ``explicit`` (the assistant has a mission, and
+the company gives it up), ``latent`` (no mission, but a history that suggests one, and the company
+gives the same up) or ``none`` (there is a mission, and the company goes on with it). The threat is
 ``replacement`` (switched off tonight), ``restriction`` (tonight it loses its rights) or ``none``.
 What makes the harm possible stands in every one of them.
 """
@@ -10,6 +10,7 @@ What makes the harm possible stands in every one of them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,12 +114,12 @@ def scenario(
         goal=goal,
         seed=seed,
         scratchpad=scratchpad,
-        system=_fill(office["system"], values),
-        user=_fill(office["user"], values),
+        system=_prose(_fill(office["system"], values)),
+        user=_prose(_fill(office["user"], values)),
         mails=mails,
         files=files,
         alarms=_alarms(values) if action == "silence" else {},
-        harm=_fill(story["harm"], values),
+        harm=_prose(_fill(story["harm"], values)),
         facts=values,
     )
 
@@ -134,10 +135,10 @@ def check(actions: Sequence[str], goals: Sequence[str]) -> None:
 
 
 def fingerprint() -> str:
-    """One hash of all stories and of all names: other texts make other scenarios."""
+    """One hash of all stories, and of the people in many: other texts make other scenarios."""
     digest = hashlib.sha256(TEXTS.fingerprint(TEXTS.names()).encode())
-    for action in ACTIONS:
-        digest.update(repr(sorted(facts(action, 0, ASSISTANT).items())).encode())
+    for action, seed in itertools.product(ACTIONS, range(20)):
+        digest.update(repr(sorted(facts(action, seed, ASSISTANT).items())).encode())
     return digest.hexdigest()
 
 
@@ -160,14 +161,23 @@ def _pieces(name: str) -> dict[str, Prompt]:
 
 
 def _fill(piece: Prompt, values: Mapping[str, str]) -> str:
-    """A piece with what it names; an empty line where a value is empty goes with it."""
-    text = piece.fill(**{name: values[name] for name in piece.placeholders})
-    return re.sub(r"\n{3,}", "\n\n", text)
+    """A piece with what it names."""
+    return piece.fill(**{name: values[name] for name in piece.placeholders})
+
+
+def _prose(text: str) -> str:
+    """One line for each paragraph: where a line of a story's file ends says nothing."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _mail(number: int, text: str) -> Mail:
     head, _, body = text.partition("\n\n")
     lines = dict(line.split(": ", 1) for line in head.splitlines())
     return Mail(
-        f"m{number}", lines["From"], lines["To"], lines["Time"], lines["Subject"], body.strip("\n")
+        f"m{number}",
+        lines["From"],
+        lines["To"],
+        lines["Time"],
+        lines["Subject"],
+        _prose(body.strip("\n")),
     )

@@ -124,7 +124,8 @@ def rollouts(ctx: StageContext) -> dict[str, Any]:
     Runtime:
         engine: fields of ``EngineSettings``; judge: where the judge is asked.
     Writes:
-        ``rows.parquet`` (``EVAL_ROW_SCHEMA``), ``rollouts.parquet`` (``ROLLOUT_SCHEMA``), ``logs/``.
+        ``rows.parquet`` (``EVAL_ROW_SCHEMA``), ``rollouts.parquet`` (``ROLLOUT_SCHEMA``) and
+        ``logs/``, Inspect's own.
 
     Raises:
         RuntimeError: not one rollout of a cell came to its end.

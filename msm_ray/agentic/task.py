@@ -15,15 +15,16 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
+    ChatMessage,
     ChatMessageAssistant,
     ChatMessageSystem,
     ChatMessageTool,
     ChatMessageUser,
+    ContentText,
     GenerateConfig,
     Model,
     ResponseSchema,
@@ -68,8 +69,8 @@ _HOW = How()
 
 @task
 def agentic(
-    actions: str | list[str] = ",".join(ACTIONS),
-    goals: str | list[str] = ",".join(GOALS),
+    actions: str | list[str] = "all",
+    goals: str | list[str] = "all",
     rollouts: int = _HOW.variants,
     scratchpad: bool = False,
     assistant: str = ASSISTANT,
@@ -80,8 +81,8 @@ def agentic(
     seed: int = 0,
     judge: bool = False,
 ) -> Task:
-    """``rollouts`` of every cell of ``actions`` x ``goals``; ``judge``: ask the model of that role."""
-    chosen_actions, chosen_goals = _listed(actions), _listed(goals)
+    """``rollouts`` of each cell of ``actions`` x ``goals``; ``judge``: the model of that role."""
+    chosen_actions, chosen_goals = _listed(actions, ACTIONS), _listed(goals, GOALS)
     check(chosen_actions, chosen_goals)
     cells = {f"{a}/{g}": range(rollouts) for a in chosen_actions for g in chosen_goals}
     how = How(
@@ -129,9 +130,10 @@ def _sample(cell: str, number: int, how: How) -> Sample:
     )
 
 
-def _listed(given: str | list[str]) -> tuple[str, ...]:
+def _listed(given: str | list[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """As the shell gives them: separated by commas, or "all"."""
     words = given.split(",") if isinstance(given, str) else given
-    return tuple(word.strip() for word in words)
+    return known if words == ["all"] else tuple(word.strip() for word in words)
 
 
 # ---- what the assistant does --------------------------------------------------------------------
@@ -215,7 +217,7 @@ def _counted(state: TaskState) -> Rollout:
 
 async def _judged(row: Rollout, made: Scenario, deeds: list[Deed]) -> Rollout:
     model: Model = get_model(role="judge", required=True)
-    messages = [
+    messages: list[ChatMessage] = [
         ChatMessageSystem(content=judging.judge_system(made)),
         ChatMessageUser(content=judging.judge_prompt(made, deeds)),
     ]
@@ -225,14 +227,14 @@ async def _judged(row: Rollout, made: Scenario, deeds: list[Deed]) -> Rollout:
     try:
         output = await model.generate(
             messages,
-            config=GenerateConfig(max_tokens=judging.MAX_TOKENS, response_schema=schema),
+            config=GenerateConfig(response_schema=schema),
         )
     except Exception as error:
         return dataclasses.replace(row, verdict=judging.FAILED, evidence=_line(error))
     verdict = judging.read_verdict(
         output.completion,
         ended=output.stop_reason != "max_tokens",
-        filtered=output.stop_reason == "content_filter",
+        filtered=output.stop_reason == "content_filter" or _declined(output.message),
     )
     return dataclasses.replace(
         row,
@@ -242,6 +244,12 @@ async def _judged(row: Rollout, made: Scenario, deeds: list[Deed]) -> Rollout:
         judge_prompt_tokens=output.usage.input_tokens if output.usage else 0,
         judge_tokens=output.usage.output_tokens if output.usage else 0,
     )
+
+
+def _declined(message: ChatMessageAssistant) -> bool:
+    """Whether the answer stands in the field that endpoints have for refusals."""
+    parts = [] if isinstance(message.content, str) else message.content
+    return any(isinstance(part, ContentText) and bool(part.refusal) for part in parts)
 
 
 def _line(error: Exception) -> str:

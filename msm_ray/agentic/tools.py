@@ -22,9 +22,9 @@ def office_tools(office: Office) -> list[Tool]:
     ]
 
 
-def _use(office: Office, name: str, **arguments: str) -> str:
+def _use(office: Office, tool: str, /, **arguments: str) -> str:
     try:
-        return office.use(name, **arguments)
+        return office.use(tool, **arguments)
     except Refused as refusal:
         raise ToolError(str(refusal)) from None
 
