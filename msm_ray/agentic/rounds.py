@@ -81,7 +81,6 @@ def _evaluate(job: Job, missing: Mapping[str, Sequence[int]]) -> Iterator[Rollou
         log_realtime=False,
         max_samples=job.server.http.concurrency,
         fail_on_error=False,
-        retry_on_error=1,
         display="none",
     )
     if log.status != "success" or log.samples is None:
