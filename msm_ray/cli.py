@@ -69,10 +69,24 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     report = command("report", "write report.html of a run again, from its report.json")
     report.add_argument("run", metavar="RUN", help="the run's name or a fingerprint")
-    serve = command("serve", "serve a checkpoint over an OpenAI-compatible API (vLLM)")
-    serve.add_argument("id", metavar="ID", help="a model's artifact id, or the beginning of one")
+    serve = command("serve", "serve checkpoints over an OpenAI-compatible API (vLLM)")
+    serve.add_argument(
+        "ids",
+        metavar="ID",
+        nargs="+",
+        help="a model's artifact id, or the beginning of one; several for adapters of one base",
+    )
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument(
+        "--max-length", type=int, metavar="N", default=8192, help="longest sequence in tokens"
+    )
+    serve.add_argument(
+        "--tool-parser", metavar="NAME", default="", help="vLLM's parser of tool calls (hermes...)"
+    )
+    serve.add_argument(
+        "--chat-template", metavar="FILE", help="how chats become prompts (default: the model's)"
+    )
     for each in (ls, show, verify, gc, report, serve):
         _store_argument(each)
     command("doctor", "what this machine has, what is missing, and the command that mends it")

@@ -286,18 +286,52 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    """``msm serve ID``: an OpenAI-compatible server on one checkpoint, until Ctrl-C."""
+    """``msm serve ID...``: one OpenAI-compatible server on checkpoints, until Ctrl-C.
+
+    Those are one whole model, or several adapters of one base.
+    """
+    from dataclasses import replace
+    from pathlib import Path
+
+    from msm_ray.evaluate import serve as server
+    from msm_ray.evaluate.checkpoints import read_checkpoint
+
     store = _open(arguments.store, mend=True)
-    id = _find(store, arguments.id)
-    folder = store.fetch(id)
+    ids = list(dict.fromkeys(_find(store, prefix) for prefix in arguments.ids))
+    records = [_model_record(store, id) for id in ids]
+    labels = [record.label for record in records]
+    models, below = [], []
+    for record in records:
+        base = _base_record(store, record)
+        named = labels.count(record.label) == 1 and record.label not in ("", record.id)
+        names = (record.id, *([record.label] if named else []))
+        folder = store.fetch(record.id)
+        over = None if base is None else store.fetch(base.id)
+        models.append(server.Served(read_checkpoint(folder, over), names))
+        below = [] if base is None else [base.id]
+    settings = replace(server.SETTINGS, max_length=arguments.max_length)
+    template = None if arguments.chat_template is None else Path(arguments.chat_template)
+    client = server.Client(arguments.tool_parser, template)
+    return server.serve(models, arguments.port, arguments.host, settings, client, below)
+
+
+def _model_record(store: Store, id: str) -> Record:
+    """The record of a model or an adapter; UserError for any other artifact."""
     record = store.get(id)
     assert record is not None
-    if not (folder / "config.json").exists():
+    if not {"config.json", "adapter_config.json"} & {file.path for file in record.files}:
         raise UserError(f"{id}: an artifact of kind {record.kind}; only models can be served")
-    from msm_ray.evaluate import serve as server
+    return record
 
-    names = [id, *([record.label] if record.label else [])]
-    return server.serve(folder, arguments.port, arguments.host, names)
+
+def _base_record(store: Store, record: Record) -> Record | None:
+    """The model below an adapter: what its training names as base, or began with."""
+    if "adapter_config.json" not in {file.path for file in record.files}:
+        return None
+    id = record.inputs.get("base") or record.inputs.get("model")
+    if id is None or store.get(id) is None:
+        raise UserError(f"{record.id}: the model below this adapter ({id}) is not in {store.url}")
+    return _model_record(store, id)
 
 
 # ------------------------------------------------------------------------------ text for people

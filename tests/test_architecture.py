@@ -27,7 +27,7 @@ IMPORTERS = {
         "search/tune.py",  # Ray Tune
         "train/worker.py",  # Ray Train
     },
-    "vllm": {"evaluate/engines.py"},
+    "vllm": {"evaluate/cpu_lora.py", "evaluate/engines.py"},
     "deepspeed": {"train/backends/deepspeed.py"},
 }
 # Never imported by the command line before a command needs them.
@@ -58,6 +58,9 @@ PURE = (
     "msm_ray.data.stages",
     "msm_ray.data.windowed",
     "msm_ray.doctor",
+    "msm_ray.evaluate.batching",
+    "msm_ray.evaluate.checkpoints",
+    "msm_ray.evaluate.slots",
     "msm_ray.evaluate.statistics",
     "msm_ray.launch",
     "msm_ray.observe",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from .adapters import make_adapter
 from .tiny import WORDS, forward, item_row, make_model, write_items
 
 
@@ -83,3 +84,13 @@ def engines(ray_cluster: None) -> Iterator[Any]:
     ray.get(pool.__ray_call__.remote(hurry))
     yield pool
     ray.kill(pool)
+
+
+@pytest.fixture(scope="session")
+def adapters(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six adapters over model a: of ranks 8 and 16, one of them beside few layers only."""
+    root = tmp_path_factory.mktemp("adapters")
+    made = [make_adapter(root / f"{i}", models["a"], 10 + i) for i in range(4)]
+    made.append(make_adapter(root / "4", models["a"], 14, rank=16))
+    made.append(make_adapter(root / "5", models["a"], 15, targets=("q_proj", "down_proj")))
+    return made

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,9 +22,9 @@ from msm_ray.evaluate.engines import (
     FingerprintMismatch,
     read_checkpoint,
 )
-from msm_ray.evaluate.leasing import Answers, answer, leased
-from msm_ray.evaluate.pool import Slot, choose
+from msm_ray.evaluate.leasing import Answers, EngineEnded, answer, leased
 from msm_ray.evaluate.requests import Request
+from msm_ray.evaluate.slots import Slot, choose
 
 from .tiny import BOS, EOS
 
@@ -35,16 +36,14 @@ ONE = EngineSettings(kv_mib=64, max_num_seqs=64)
 # ------------------------------------------------------------------------------ choosing (pure)
 
 
-def slot(key: str, architecture: str = "small", **fields: Any) -> Slot:
-    return Slot(
-        **{"node": NODE, "settings": ONE, "key": key, "architecture": architecture, **fields}
-    )
+def slot(key: str, architecture: str = "small", lease: str = "", **fields: Any) -> Slot:
+    leases = {lease: 0.0} if lease else {}
+    given = {"settings": ONE, "architecture": architecture, "ready": True, **fields}
+    return Slot(**{"node": NODE, "key": key, "leases": leases, **given})
 
 
 @pytest.fixture(scope="module")
 def wanted(models: dict[str, Path]) -> Checkpoint:
-    import dataclasses
-
     return dataclasses.replace(read_checkpoint(models["a"]), key="k", architecture="small")
 
 
@@ -58,17 +57,53 @@ def test_choose_prefers_what_costs_least(wanted: Checkpoint) -> None:
     assert chosen([]) == ("start", None)
     assert chosen([other, same, wide]) == ("take", same)
     assert chosen([wide, other]) == ("take", other)
-    # the one that holds it is in use: rather another engine's weights than a new engine
-    assert chosen([slot("k", lease="x"), other]) == ("take", other)
-    assert chosen([slot("k", lease="x")]) == ("start", None)
+    # who asks for the same weights may ask the same engine
+    used = slot("k", lease="x")
+    assert chosen([used, other]) == ("take", used)
+    # but not while it is only on its way to hold them
+    assert chosen([slot("k", lease="x", ready=False), other]) == ("take", other)
+    assert chosen([slot("j", lease="x")]) == ("start", None)
     assert chosen([wide]) == ("start", None)
     assert chosen([wide], limit=1) == ("replace", wide)
-    assert chosen([slot("k", lease="x")], limit=1) == ("wait", None)
+    assert chosen([slot("j", lease="x")], limit=1) == ("wait", None)
     assert chosen([slot("k", node="node-2")], limit=1) == ("start", None)
     assert chosen([slot("k", settings=EngineSettings())], limit=1)[0] == "replace"
 
 
+def test_choose_lets_adapters_share_an_engine_of_their_base(wanted: Checkpoint) -> None:
+    adapter = dataclasses.replace(wanted, base=wanted, rank=10, architecture="over")
+
+    def chosen(slots: list[Slot], limit: int = 2) -> tuple[str, Slot | None]:
+        choice = choose(slots, NODE, adapter, dataclasses.replace(ONE, max_adapters=2), limit)
+        return choice.action, choice.slot
+
+    def over(*leases: str, rank: int = 16, **fields: Any) -> Slot:
+        settings = dataclasses.replace(ONE, max_adapters=2)
+        held = dict.fromkeys(leases, 0.0)
+        return Slot(NODE, settings, architecture="over", rank=rank, leases=held, **fields)
+
+    one, none = over("x", ready=True), over(ready=True)
+    assert chosen([slot("k")]) == ("start", None)  # the base's own engine has no room for adapters
+    assert chosen([one]) == ("take", one)
+    assert chosen([one, none]) == ("take", none)
+    assert chosen([over("x")]) == ("wait", None)  # it is starting
+    assert chosen([over("x", "y", ready=True)]) == ("start", None)
+    assert chosen([over("x", "y", ready=True)], limit=1) == ("wait", None)
+    low = over(ready=True, rank=8)  # 10 needs 16
+    assert chosen([low]) == ("replace", low)
+    assert chosen([over("x", ready=True, rank=8)]) == ("start", None)
+    assert chosen([over("x", ready=True, rank=8)], limit=1) == ("wait", None)
+
+
 # ------------------------------------------------------------------------------------ real engines
+
+
+def process_of(lease: Any) -> int:
+    import ray
+
+    call = lease.engine.__ray_call__.remote(lambda actor: __import__("os").getpid())
+    pid: int = ray.get(call)
+    return pid
 
 
 def ask_everything(folder: Path) -> tuple[Answers, list[Request]]:
@@ -114,7 +149,7 @@ def test_answers_are_the_models_own_through_swaps_and_back(
         assert got.report.how == how
         assert got.report.verified
         assert got.report.distance < 1e-3
-        assert got.counts["restarts"] == got.counts["mismatches"] == 0
+        assert got.counts["restarts"] == got.counts["mismatches"] == got.counts["redone"] == 0
         check(models[name], reference, got, requests)
 
 
@@ -148,7 +183,7 @@ def test_a_cache_that_stays_stale_is_found_and_the_engine_replaced(
     import ray
 
     def without_reset(actor: Any) -> None:
-        actor._engine._reset_cache = lambda: True
+        actor._batching._engine._reset_cache = lambda: True
 
     with leased(read_checkpoint(models["a"]), ONE, limit=1) as lease:
         ray.get(lease.engine.__ray_call__.remote(without_reset))
@@ -159,27 +194,65 @@ def test_a_cache_that_stays_stale_is_found_and_the_engine_replaced(
 
 @pytest.mark.ray
 @pytest.mark.vllm
-@pytest.mark.slow
-def test_an_engine_that_dies_over_its_work_is_replaced_once(
+def test_an_engine_killed_in_its_work_is_replaced_and_only_the_rest_asked_again(
     engines: Any, models: dict[str, Path], reference: Reference
 ) -> None:
+    checkpoint = read_checkpoint(models["a"])
+    requests = [
+        Request("generate", (BOS, 7, i), max_tokens=60, temperature=t, seed=i)
+        for i in range(10, 310)
+        for t in (0.0, 1.0)
+    ]
+    whole = answer(checkpoint, requests, EOS, ONE, limit=1)
+    with leased(checkpoint, ONE, limit=1) as lease:
+        pid = process_of(lease)
+    seen: list[int] = []
+
+    def kill(done: int) -> None:
+        seen.append(done)
+        if len(seen) == 1:
+            os.kill(pid, signal.SIGKILL)
+
+    got = answer(checkpoint, requests, EOS, ONE, limit=1, progress=kill)
+    assert 0 < seen[0] < len(requests)
+    assert seen == sorted(seen)
+    assert seen[-1] == len(requests)
+    assert got.values == whole.values
+    assert len({tuple(v) for v in got.values}) > len(requests) // 2
+    assert (got.counts["deaths"], got.counts["starts"], got.counts["lost"]) == (1, 1, 0)
+    assert 0 < got.counts["redone"] <= len(requests) - seen[0]
+    assert got.counts["requests"] == len(requests)
+
+
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_an_engine_that_only_dies_is_given_up(engines: Any, models: dict[str, Path]) -> None:
+    def kill(pool: Any) -> None:
+        """Every engine that is leased from now on dies."""
+        import ray
+
+        original = type(pool)._confirm
+
+        async def confirm(self: Any, slot: Any, checkpoint: Any) -> None:
+            await original(self, slot, checkpoint)
+            ray.kill(slot.actor)
+
+        pool._confirm = confirm.__get__(pool)
+
+    def spare(pool: Any) -> None:
+        del pool._confirm
+
     import ray
 
-    def die_at_work(actor: Any) -> None:
-        import os
-
-        alive = actor._engine.answer
-
-        def deadly(requests: Any, eos: int | None = None) -> Any:
-            return alive(requests, eos) if len(requests) < 5 else os._exit(1)
-
-        actor._engine.answer = deadly  # the fingerprint has three prompts
-
-    with leased(read_checkpoint(models["a"]), ONE, limit=1) as lease:
-        ray.get(lease.engine.__ray_call__.remote(die_at_work))
-    got, requests = ask_everything(models["a"])
-    assert (got.counts["deaths"], got.counts["starts"]) == (1, 1)
-    check(models["a"], reference, got, requests)
+    ray.get(engines.__ray_call__.remote(kill))
+    before = ray.get(engines.counts.remote())["deaths"]
+    try:
+        with pytest.raises(EngineEnded):
+            ask_everything(models["a"])
+    finally:
+        ray.get(engines.__ray_call__.remote(spare))
+    assert ray.get(engines.counts.remote())["deaths"] == before + 2
 
 
 @pytest.mark.ray
@@ -238,7 +311,7 @@ def test_too_little_memory_says_how_much_and_what_to_lower(
 DRIVER = """
 import sys, ray
 from msm_ray.evaluate.engines import read_checkpoint
-from msm_ray.evaluate.leasing import leased
+from msm_ray.evaluate.leasing import answer, leased
 from msm_ray.evaluate.requests import Request
 ray.init(address="local", num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False,
          log_to_driver=False)
@@ -246,9 +319,8 @@ checkpoint = read_checkpoint(sys.argv[1])
 work = [Request("generate", (1, 5 + i % 500), max_tokens=100) for i in range(20000)]
 with leased(checkpoint, limit=1) as lease:
     pid = ray.get(lease.engine.__ray_call__.remote(lambda actor: __import__("os").getpid()))
-    busy = lease.engine.answer.remote(checkpoint.key, work, None)
     print(pid, flush=True)
-    ray.get(busy)
+    answer(checkpoint, work, None, limit=1)
 """
 
 

@@ -3,19 +3,26 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings, FingerprintMismatch
-from msm_ray.evaluate.serve import serve, serving
+from msm_ray.evaluate.engines import EngineSettings, FingerprintMismatch, read_checkpoint
+from msm_ray.evaluate.serve import Client, Served, serve, serving, serving_together
 
+from .adapters import peft_forward
 from .tiny import EOS
 
 SMALL = EngineSettings(kv_mib=64, max_num_seqs=4)
+
+
+def one(folder: Path) -> list[Served]:
+    return [Served(read_checkpoint(folder), ("a",))]
 
 
 def free_port() -> int:
@@ -58,6 +65,90 @@ def test_an_openai_client_gets_the_checkpoints_own_words(
     assert not alive
 
 
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_adapters_and_their_base_are_served_side_by_side(
+    models: dict[str, Path],
+    adapters: list[Path],
+    reference: Callable[[Path, list[int]], Any],
+    tmp_path: Path,
+) -> None:
+    """vLLM serves the base too; on the CPU its own kernels would answer for it with an adapter."""
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m['content'] }} w9 {% endfor %}")
+    served = [
+        Served(read_checkpoint(adapters[i], models["a"]), names)
+        for i, names in ((0, ("zero", "also")), (4, ("four",)))
+    ]
+    expected = {
+        "zero": lambda ids: peft_forward(models["a"], adapters[0], ids),
+        "also": lambda ids: peft_forward(models["a"], adapters[0], ids),
+        "four": lambda ids: peft_forward(models["a"], adapters[4], ids),
+        "below": lambda ids: reference(models["a"], ids),
+    }
+
+    def ask(at: tuple[str, int]) -> float:
+        name, first = at
+        ids = [1, *range(first, first + 12)]
+        reply = httpx.post(
+            f"{server.url}/completions",
+            json={
+                "model": name,
+                "prompt": ids,
+                "max_tokens": 1,
+                "temperature": 0,
+                "logprobs": 3,
+                "logprob_token_ids": [5, 6, 400],
+                "return_tokens_as_token_ids": True,
+            },
+            timeout=60,
+        )
+        got = reply.json()["choices"][0]["logprobs"]["top_logprobs"][0]
+        row = expected[name](ids)[-1]
+        return max(abs(got[f"token_id:{t}"] - row[t].item()) for t in (5, 6, 400))
+
+    client = Client(tool_parser="hermes", chat_template=template)
+    with serving_together(
+        served, free_port(), settings=SMALL, client=client, base_names=["below"]
+    ) as server:
+        assert server.distance < 1e-3
+        assert set(server.names) == {"zero", "also", "four"}
+        for name in expected:  # the models are loaded here, one after the other
+            expected[name]([1, 2])
+        with ThreadPoolExecutor(8) as threads:
+            asked = [(name, first) for first in range(10, 30) for name in expected]
+            assert max(threads.map(ask, asked)) < 1e-3
+        chat = httpx.post(
+            f"{server.url}/chat/completions",
+            json={
+                "model": "zero",
+                "messages": [{"role": "user", "content": "w1 w2"}],
+                "max_tokens": 2,
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            },
+            timeout=60,
+        )
+        assert chat.status_code == 200, chat.text
+        assert chat.json()["usage"]["prompt_tokens"] == 3  # w1 w2 w9: the template's
+
+
+def test_models_that_do_not_go_together_are_told(
+    models: dict[str, Path], adapters: list[Path], tmp_path: Path
+) -> None:
+    both = [Served(read_checkpoint(models[name]), (name,)) for name in "ab"]
+    with pytest.raises(UserError, match="one whole model can be served, or several adapters of"):
+        serve(both, free_port())
+    mixed = [both[0], Served(read_checkpoint(adapters[0], models["a"]), ("x",))]
+    with pytest.raises(UserError, match="one whole model can be served, or several adapters of"):
+        serve(mixed, free_port())
+    twice = [Served(read_checkpoint(adapters[i], models["a"]), ("x",)) for i in (0, 1)]
+    with pytest.raises(UserError, match="two models have one name: a, x, x"):
+        serve(twice, free_port())
+    client = Client(chat_template=tmp_path / "none.jinja")
+    with pytest.raises(UserError, match=r"--chat-template .*none\.jinja: no such file"):
+        serve(one(models["a"]), free_port(), client=client)
+
+
 STANDING_IN = """
 import http.server, json, sys
 
@@ -93,7 +184,7 @@ def test_a_server_that_computes_something_else_is_not_called_ready(
 
     monkeypatch.setattr("msm_ray.evaluate.serve._command", command)
     with pytest.raises(FingerprintMismatch, match=r"off by up to .* nats"):
-        serve(models["a"], free_port())
+        serve(one(models["a"]), free_port())
     assert "ready" not in capsys.readouterr().out
     with socket.socket() as probe:  # and it is gone
         assert probe.connect_ex(("127.0.0.1", started[0])) != 0
@@ -104,7 +195,7 @@ def test_a_server_that_ends_at_once_is_an_error(
 ) -> None:
     monkeypatch.setattr("msm_ray.evaluate.serve._command", lambda *_: ["false"])
     with pytest.raises(RuntimeError, match="ended with code 1 before it was ready"):
-        serve(models["a"], free_port())
+        serve(one(models["a"]), free_port())
 
 
 def test_a_port_in_use_is_told_before_anything_starts(models: dict[str, Path]) -> None:
@@ -112,11 +203,11 @@ def test_a_port_in_use_is_told_before_anything_starts(models: dict[str, Path]) -
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match=r"--port .* give a free port"):
-            serve(models["a"], taken.getsockname()[1])
+            serve(one(models["a"]), taken.getsockname()[1])
     with pytest.raises(UserError, match="--port 70000"):
-        serve(models["a"], 70000)
+        serve(one(models["a"]), 70000)
 
 
 def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json: cannot be read"):
-        serve(tmp_path, free_port())
+        serving(tmp_path, free_port())
