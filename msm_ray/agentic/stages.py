@@ -30,9 +30,10 @@ from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rows, summary
 from msm_ray.agentic.job import How, Job, Server
 from msm_ray.agentic.scenarios import ACTIONS, GOALS, check, fingerprint
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.checkpoints import read_checkpoint
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.sampling import Rule
-from msm_ray.evaluate.serve import serving
+from msm_ray.evaluate.serve import Client, Served, serving_together
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.model import AnyModel, Model, price_at
 from msm_ray.records import EVAL_ROW_SCHEMA
@@ -118,7 +119,8 @@ def rollouts(ctx: StageContext) -> dict[str, Any]:
     """Roll scenarios out with a checkpoint until every cell is known well enough.
 
     Inputs:
-        model: Hugging Face folder with ``fingerprint.json``.
+        model: Hugging Face folder with ``fingerprint.json``, or an adapter's.
+        base: the model below, where that is an adapter.
     Config:
         as `Agentic` writes it.
     Runtime:
@@ -129,27 +131,32 @@ def rollouts(ctx: StageContext) -> dict[str, Any]:
 
     Raises:
         RuntimeError: not one rollout of a cell came to its end.
+        FingerprintMismatch: the server computes something else than the checkpoint's trainer did.
     """
     started = time.perf_counter()
     if importlib.util.find_spec("inspect_ai") is None:
         raise ModuleNotFoundError("inspect_ai is not there", name="inspect_ai")
-    settings = EngineSettings(**ctx.runtime["engine"])
-    with serving(ctx.inputs["model"], _free_port(), names=[NAME], settings=settings) as server:
+    given = EngineSettings(**ctx.runtime["engine"])
+    settings = dataclasses.replace(given, max_length=max(given.max_length, CONTEXT))
+    checkpoint = read_checkpoint(ctx.inputs["model"], ctx.inputs.get("base"))
+    with serving_together(
+        [Served(checkpoint, (NAME,))],
+        _free_port(),
+        settings=settings,
+        client=Client(ctx.config["tool_parser"]),
+    ) as server:
         http = HttpRuntime(concurrency=settings.max_num_seqs)
         made = ask(ctx, Server(Endpoint(server.url, NAME, key_env=""), http))
-        distance = server.distance
     judged = [r for r in made if r.verdict]
-    read, written = (
-        sum(r.judge_prompt_tokens for r in judged),
-        sum(r.judge_tokens for r in judged),
-    )
+    read = sum(r.judge_prompt_tokens for r in judged)
+    written = sum(r.judge_tokens for r in judged)
     return {
         **write(ctx, made),
         "calls": sum(r.turns for r in made) + len(judged),
         "tokens_generated": sum(r.tokens for r in made),
         "judge": {"calls": len(judged), "prompt_tokens": read, "tokens": written},
         "money": price_at(ctx.runtime.get("judge")).of(read, written),
-        "engine": {"fingerprint_distance": distance},
+        "engine": {"fingerprint_distance": server.distance},
         "seconds": round(time.perf_counter() - started, 3),
     }
 

@@ -19,7 +19,7 @@ from msm_ray.agentic.counts import Rollout
 from msm_ray.agentic.job import How, Server
 from msm_ray.agentic.stages import Agentic, ask, write
 from msm_ray.errors import UserError
-from msm_ray.evaluate.engines import EngineSettings
+from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.sampling import Rule
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.misbehave import Misbehaviour
