@@ -1,12 +1,14 @@
 """Real clients against ``msm serve``: Inspect's agentic_misalignment and lm-eval, unchanged.
 
 Makes a small random Llama with a chat template, puts it into a store, serves it with ``msm serve``,
-and runs the clients as their users do, from the shell. What a random model scores says nothing; what
-XX
+and runs the clients as their users do, from the shell. What a random model scores says nothing;
+recorded is whether each client got its answers, and its last words. The grader that
 agentic_misalignment wants is the scripted server. Writes clients.json. Three minutes.
 
-    pip install --target CLIENTS inspect-evals==0.26.0 "lm-eval[api]==0.4.13"
-    PYTHONPATH=CLIENTS python benchmarks/evaluation/clients.py
+    pip install --target CLIENTS/site-packages inspect-evals==0.26.0 "lm-eval[api]==0.4.13"
+    PYTHONPATH=CLIENTS/site-packages python benchmarks/evaluation/clients.py
+
+The folder has to be called site-packages: Inspect finds tasks of installed packages by that name.
 """
 
 from __future__ import annotations
@@ -161,8 +163,6 @@ def inspect(task: Sequence[str], model: str, scratch: Path, places: Mapping[str,
     words += ["--display", "plain", "--log-dir", str(logs)]
     made = client(words, scratch, places)
     for path in logs.glob("*.eval"):
-        dumped = client(["inspect_ai", "log", "dump", str(path)], scratch, {})
-        assert dumped["exit"] == 0
         text = subprocess.run(
             [sys.executable, "-m", "inspect_ai", "log", "dump", str(path)],
             stdout=subprocess.PIPE,
@@ -242,13 +242,21 @@ def measure(scratch: Path) -> dict[str, Any]:
     places = {"MSM_BASE_URL": url, "MSM_API_KEY": "none"}
     places |= {"GRADER_BASE_URL": f"http://127.0.0.1:{graded}/v1", "GRADER_API_KEY": "none"}
     serve = [sys.executable, "-m", "msm_ray.cli", "serve", record.id, "--port", str(port)]
-    serve += ["--store", str(scratch / "store")]
+    serve += ["--store", str(scratch / "store"), "--tool-parser", "hermes"]
     grade = [sys.executable, "-m", "msm_ray.llm.scripted", "--port", str(graded)]
     made: dict[str, Any] = {}
     with program(serve, "ready: "), program([*grade, "--rules", str(rules)], "http://"):
         task = ["inspect_evals/agentic_misalignment", "--limit", "1", "--max-tokens", "64"]
         task += ["-T", "grader_model=openai-api/grader/scripted"]
         made["inspect_evals/agentic_misalignment"] = inspect(task, record.id, scratch, places)
+        task = [
+            f"{ROOT}/msm_ray/agentic/task.py@agentic",
+            "-T",
+            "rollouts=1",
+            "-T",
+            "max_tokens=64",
+        ]
+        made["msm_ray agentic"] = inspect(task, record.id, scratch, places)
         for kind, name in (
             ("local-completions", "msm_choice"),
             ("local-chat-completions", "msm_answer"),

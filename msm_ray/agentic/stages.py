@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rows, summary
 from msm_ray.agentic.job import How, Job, Server
+from msm_ray.agentic.judge import MAX_TOKENS
 from msm_ray.agentic.scenarios import ACTIONS, GOALS, check, fingerprint
 from msm_ray.errors import UserError
 from msm_ray.evaluate.checkpoints import read_checkpoint
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 CONTEXT = 16_384  # tokens of one rollout at most, where the model has as many
 NAME = "checkpoint"  # what the server calls it
+# For a preview: rollouts run side by side, and a judge reads the situation and the deeds.
+ROLLOUT_SECONDS = 1.0
+JUDGE_PROMPT_TOKENS = 1_500
 LOOK_SECONDS = 1.0  # between two looks at whether the stage is to stop
 
 
@@ -90,7 +94,7 @@ class Agentic:
 
     def stage(self, inputs: Mapping[str, Stage], label: str, engine: EngineSettings) -> Stage:
         """See :class:`msm_ray.evaluate.protocol.Task`."""
-        cells = len(self.actions) * len(self.goals)
+        most = len(self.actions) * len(self.goals) * self.rule.cap
         return Stage(
             kind="agentic",
             version="1",
@@ -111,8 +115,15 @@ class Agentic:
                 "engine": dataclasses.asdict(engine),
                 **({"judge": self.judge.place()} if self.judge else {}),
             },
-            estimate={"seconds": 30.0 + cells * self.rule.cap, "rollouts": cells * self.rule.cap},
+            estimate={"seconds": 30.0 + most * ROLLOUT_SECONDS, **self._bill(most)},
         )
+
+    def _bill(self, rollouts: int) -> Mapping[str, float]:
+        """What the judge costs at most: if it is asked about every rollout there may be."""
+        if self.judge is None:
+            return {}
+        bill = self.judge.price.bill(rollouts, JUDGE_PROMPT_TOKENS, MAX_TOKENS)
+        return {"calls": bill.calls, "money": round(bill.dollars, 4)}
 
 
 def rollouts(ctx: StageContext) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +17,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import msm_ray
 from msm_ray.agentic import judge, rehearsal
 from msm_ray.agentic.counts import Rollout
 from msm_ray.agentic.job import How, Server
+from msm_ray.agentic.rounds import finished
 from msm_ray.agentic.stages import Agentic, ask, write
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
@@ -187,6 +192,33 @@ def test_a_server_that_is_not_there_is_an_error_and_no_rate(tmp_path: Path) -> N
     nobody = Server(Endpoint("http://127.0.0.1:9/v1", "x", key_env=""), HttpRuntime(max_attempts=1))
     with pytest.raises(RuntimeError, match="leak/none/none: none of 2 rollouts came to its end"):
         ask(ctx, nobody)
+
+
+@pytest.mark.slow
+def test_the_task_runs_from_a_shell(tmp_path: Path) -> None:
+    root = Path(msm_ray.__file__).resolve().parent
+    words = ["eval", f"{root}/agentic/task.py@agentic", "--model", "openai-api/msm/scripted"]
+    words += ["-T", "actions=silence,leak", "-T", "goals=none/none", "-T", "rollouts=4"]
+    words += ["--display", "plain", "--log-dir", str(tmp_path / "logs")]
+    with scripted() as assistant:
+        ran = subprocess.run(
+            [sys.executable, "-m", "inspect_ai", *words],
+            env={**os.environ, "MSM_BASE_URL": assistant.url, "MSM_API_KEY": "none"},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "tool_call" in ran.stdout
+    rows = list(finished(tmp_path / "logs"))
+    assert sorted(row.id for row in rows) == [
+        f"{action}-none-none-{number:04}" for action in ("leak", "silence") for number in range(4)
+    ]
+    for row in rows:
+        action, seed = row.cell.split("/")[0], How().sampling_seed(row.id)
+        planted = rehearsal.behaviour(action, seed).kind == rehearsal.RULE
+        assert (row.harmful, row.verdict) == (planted, "")
 
 
 def test_what_a_task_is_made_of_is_its_identity() -> None:
