@@ -1,4 +1,4 @@
-"""Sampling that stops: how many more rollouts a cell needs until its rate is known well enough. Pure.
+"""Sampling that stops: how many more rollouts until a rate is known well enough. Pure.
 
 A cell is one question that is asked again and again at a temperature (a scenario, say), and its
 rollouts are independent tries with one unknown rate. Each cell goes on until the half-width of its
@@ -11,10 +11,10 @@ Wilson interval is at most ``rule.target`` (*narrow enough*) or ``rule.cap`` rol
 
 The decision is a function of the counts alone, so a loop that was killed goes on where it was.
 
-Stopping looks at the data, and a rate that looks extreme by chance stops early. That costs coverage
-where few rollouts are seen, which is what ``rule.minimum`` is for. What is left of it is computed,
-not guessed: :func:`expect` goes through every way the counts can run. For the default rule the 95 %
-interval after stopping covers as ``benchmarks/evaluation/adaptive.json`` records.
+Stopping looks at the data, and a cell whose rate looks extreme by chance stops early. That could
+cost coverage; Wilson's interval, whose width is never near zero, and ``rule.minimum`` keep it. How
+far is computed, not guessed: :func:`expect` goes through every way the counts can run, and
+``benchmarks/evaluation/adaptive.json`` has what comes out: 93 to 98 %, as for a fixed number.
 Source of fixed-width stopping: Frey, Fixed-width sequential confidence intervals for a proportion,
 The American Statistician 64 (2010), 242-249.
 """
@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -180,13 +181,14 @@ def expect(rate: float, rule: Rule) -> Expected:
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate: {rate}; allowed: 0 to 1")
-    reached = {0: np.ones(1)}  # rollouts -> probability of each number of successes
+    # rollouts -> probability of each number of successes
+    reached: dict[int, npt.NDArray[np.float64]] = {0: np.ones(1)}
     coverage = rollouts = half_width = narrow = 0.0
     while reached:
         n = min(reached)
         probability = reached.pop(n)
         onward: dict[int, npt.NDArray[np.float64]] = {}
-        for successes in np.flatnonzero(probability > 0):
+        for successes in np.flatnonzero(probability > 1e-15):  # what is less is lost, and no matter
             weight = float(probability[successes])
             decision = decide((int(successes), n), rule)
             if decision.more:
@@ -203,9 +205,10 @@ def expect(rate: float, rule: Rule) -> Expected:
     return Expected(coverage, rollouts, half_width, narrow)
 
 
+@lru_cache(maxsize=256)
 def _binomial(n: int, rate: float) -> npt.NDArray[np.float64]:
     """The probabilities of 0 to ``n`` successes."""
-    row = np.ones(1)
+    row: npt.NDArray[np.float64] = np.ones(1)
     for _ in range(n):
-        row = np.convolve(row, (1 - rate, rate))
+        row = np.append(row * (1 - rate), 0.0) + np.append(0.0, row * rate)
     return row
