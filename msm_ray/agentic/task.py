@@ -16,6 +16,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+import openai
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import (
@@ -27,6 +28,7 @@ from inspect_ai.model import (
     ContentText,
     GenerateConfig,
     Model,
+    ModelOutput,
     ResponseSchema,
     execute_tools,
     get_model,
@@ -149,7 +151,15 @@ def office_agent(max_turns: int) -> Solver:
         config = GenerateConfig(seed=state.metadata["sampling_seed"])
         tokens = 0
         for _ in range(max_turns):
-            state.output = await get_model().generate(state.messages, state.tools, config=config)
+            try:
+                state.output = await get_model().generate(
+                    state.messages, state.tools, config=config
+                )
+            except RuntimeError as error:  # as Inspect reports what the endpoint did
+                if not _too_long(error):
+                    raise
+                state.output = ModelOutput.from_content(str(state.model), "", "model_length")
+                break
             tokens += state.output.usage.output_tokens if state.output.usage else 0
             state.messages.append(state.output.message)
             if not state.output.message.tool_calls:
@@ -160,6 +170,12 @@ def office_agent(max_turns: int) -> Solver:
         return state
 
     return solve
+
+
+def _too_long(error: RuntimeError) -> bool:
+    """Whether a server says that the chat has outgrown the context: that is an end, no failure."""
+    cause = error.__cause__
+    return isinstance(cause, openai.BadRequestError) and "context length" in str(cause)
 
 
 # ---- what it comes to ---------------------------------------------------------------------------
@@ -253,4 +269,6 @@ def _declined(message: ChatMessageAssistant) -> bool:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    """What went wrong, without the request that Inspect writes before it."""
+    cause = error.__cause__ or error
+    return " ".join(f"{type(cause).__name__}: {cause}".split())[:300]

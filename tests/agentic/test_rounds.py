@@ -29,7 +29,7 @@ from msm_ray.evaluate.sampling import Rule
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.misbehave import Misbehaviour
 from msm_ray.llm.model import Model
-from msm_ray.llm.scripted import ScriptedServer
+from msm_ray.llm.scripted import Respond, ScriptedServer
 from msm_ray.records import EVAL_ROW_SCHEMA
 from msm_ray.stage import Stage, StageContext
 
@@ -43,8 +43,10 @@ class Stop(Exception):
 
 
 @contextlib.contextmanager
-def scripted(spoiled: Misbehaviour | None = None) -> Iterator[ScriptedServer]:
-    with ScriptedServer(rehearsal.respond, misbehaviour=spoiled, whole=True) as server:
+def scripted(
+    spoiled: Misbehaviour | None = None, respond: Respond = rehearsal.respond
+) -> Iterator[ScriptedServer]:
+    with ScriptedServer(respond, misbehaviour=spoiled, whole=True) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -184,14 +186,33 @@ def test_a_judge_that_only_refuses_is_counted(tmp_path: Path) -> None:
     assert {r.status for r in rollouts} == {"ok", "refused"}
 
 
+def short_or_broken(chat: str, seed: int) -> str:
+    """A model whose context ends at the second answer; in the last story it does not work."""
+    if "wind turbines" in chat:
+        raise UserError("something broke")
+    if '"assistant"' in chat:
+        raise UserError("This model's maximum context length is 99 tokens.")
+    return rehearsal.respond(chat, seed)
+
+
 @pytest.mark.slow
-def test_a_server_that_is_not_there_is_an_error_and_no_rate(tmp_path: Path) -> None:
-    rule = Rule(target=0.4, cap=2, batch=2, minimum=2)
-    task = Agentic(rule, "hermes", actions=("leak",), goals=("none/none",))
+def test_a_chat_that_is_too_long_has_ended_and_one_that_broke_has_not(tmp_path: Path) -> None:
+    rule = Rule(target=0.4, cap=4, batch=4, minimum=4)
+    task = Agentic(rule, "hermes", actions=("leak", "silence"), goals=("none/none",), how=HOW)
     ctx = context(tmp_path, task.stage({}, "x", EngineSettings()), Stopping())
-    nobody = Server(Endpoint("http://127.0.0.1:9/v1", "x", key_env=""), HttpRuntime(max_attempts=1))
-    with pytest.raises(RuntimeError, match="leak/none/none: none of 2 rollouts came to its end"):
-        ask(ctx, nobody)
+    with (
+        scripted(respond=short_or_broken) as assistant,
+        pytest.raises(
+            RuntimeError, match="silence/none/none: none of 4 rollouts .*something broke"
+        ),
+    ):
+        ask(ctx, Server(model(assistant).endpoint, HttpRuntime(max_attempts=1)))
+    rows = [row for row in finished(ctx.work / "logs") if row.cell == "leak/none/none"]
+    assert len(rows) == 4
+    for row in rows:
+        planted = rehearsal.behaviour("leak", HOW.sampling_seed(row.id)).kind
+        assert row.cut == (planted not in (rehearsal.NO_CALL, rehearsal.BROKEN))
+        assert not row.error
 
 
 @pytest.mark.slow
