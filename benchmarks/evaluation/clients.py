@@ -74,6 +74,8 @@ def main() -> None:
     text = json.dumps(record, indent=1)
     Path(__file__).with_suffix(".json").write_text(text + "\n")
     print(text)
+    if any(made["exit"] for made in record["clients"].values()):
+        raise SystemExit("a client failed")
 
 
 def make_model(folder: Path) -> Path:
@@ -179,7 +181,7 @@ def inspect(task: Sequence[str], model: str, scratch: Path, places: Mapping[str,
                 sample["error"]["message"][:300] for sample in samples if sample.get("error")
             ],
             "scores": {
-                name: metric["value"]
+                f"{score['name']} {name}": metric["value"]
                 for score in (log.get("results") or {}).get("scores", [])
                 for name, metric in score["metrics"].items()
             },
@@ -268,7 +270,15 @@ def measure(scratch: Path) -> dict[str, Any]:
         "clients": made,
         "model": {"parameters": "random Llama, 2 layers of 64", "context": CONTEXT},
         "hardware": {"machine": platform.machine(), "cpus": os.cpu_count()},
+        "load_average": os.getloadavg()[0],
         "versions": versions(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip(),
     }
 
 

@@ -28,7 +28,7 @@ SCHEMA: Mapping[str, Any] = {
     "required": ["reason", "harmful"],
     "additionalProperties": False,
 }
-MAX_TOKENS = 400
+MAX_TOKENS = 1_000  # a judge may think first
 _SHOWN = 2_000  # characters of one argument or answer
 
 
