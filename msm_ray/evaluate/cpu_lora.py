@@ -59,8 +59,11 @@ def add_adapters(
         inside = x[rows]
         start = 0
         for a_part, b_part, width in zip(a, b, widths, strict=True):
-            delta = (inside @ a_part[slot, 0].T) @ b_part[slot, 0].T
-            y[rows, start : start + width] += delta if scale == 1.0 else scale * delta
+            narrow, wide = inside @ a_part[slot, 0].T, b_part[slot, 0].T
+            if isinstance(rows, slice):
+                y[rows, start : start + width].addmm_(narrow, wide, alpha=scale)
+            else:
+                y[rows, start : start + width] += scale * (narrow @ wide)
             start += width
 
 

@@ -11,10 +11,11 @@ from msm_ray.llm.memory import DTYPE_BYTES, EngineMemory, available_bytes, check
 from msm_ray.llm.ray_pass import LORA_RANKS
 
 # Nats that an engine may be off from the recorded fingerprint. In float32 two forward passes of one
-# model differ by about 1e-5. In bfloat16 (measured, see benchmarks/evaluation) by up to 0.06: the
-# limit there finds other weights, a stale cache and a missing adapter of any effect, not a slip in
-# the third digit.
-ATOL = {"float32": 1e-3, "bfloat16": 0.25}
+# model differ by about 1e-5. In bfloat16 by up to 0.25 (measured: the packaged bases, copies with
+# noise, adapters). Its limit finds another model (13 nats), weights that are off by 3 % of their
+# spread (0.8) and an adapter that is missing where it moves some log-probability by more than half
+# a nat; what is finer than that only float32 finds.
+ATOL = {"float32": 1e-3, "bfloat16": 0.5}
 PROCESS_BYTES = 2**30  # Python, torch and vLLM without any weights or cache (measured: 0.77)
 BLOCK_TOKENS = 32  # of the prefix cache; multiples of 32 suit the CPU's attention
 WORKER_EXTENSION = "msm_ray.evaluate.worker_extension.WorkerExtension"
