@@ -29,11 +29,18 @@ IMPORTERS = {
     },
     "vllm": {"evaluate/cpu_lora.py", "evaluate/engines.py"},
     "deepspeed": {"train/backends/deepspeed.py"},
+    "inspect_ai": {"agentic/rounds.py", "agentic/task.py", "agentic/tools.py"},
 }
 # Never imported by the command line before a command needs them.
 HEAVY = ("ray", "torch", "vllm", "transformers", "deepspeed")
 # Pure logic: works where none of Ray, vLLM and DeepSpeed is installed.
 PURE = (
+    "msm_ray.agentic.counts",
+    "msm_ray.agentic.job",
+    "msm_ray.agentic.judge",
+    "msm_ray.agentic.rehearsal",
+    "msm_ray.agentic.rules",
+    "msm_ray.agentic.scenarios",
     "msm_ray.artifact",
     "msm_ray.chat.instructions",
     "msm_ray.chat.job",

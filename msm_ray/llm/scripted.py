@@ -11,6 +11,9 @@ It costs nothing, always answers the same, and speaks the same protocol as a hos
 is found in the prompt (of a chat: in the last message) answers, with one of its replies: which one
 depends on the prompt and the seed alone. ``\\1`` in a reply stands for the regex's first group.
 
+A reply to a request that offers tools may call them: each ``<tool_call>{"name": ..., "arguments":
+{...}}</tool_call>`` in it becomes a tool call of the message, as with vLLM's parser for Hermes.
+
 ``--misbehave 0.2 --modes slow,rate_limit,truncated`` spoils a fifth of the requests, see
 `misbehave`; ``GET /v1/stats`` counts what was done.
 """
@@ -34,6 +37,7 @@ from msm_ray.errors import UserError
 from msm_ray.llm.misbehave import MODES, Ledger, Misbehaviour, spoil
 
 Respond = Callable[[str, int], str]  # prompt and seed to reply; UserError if it has none
+_TOOL_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 DEFAULT_RULES = ({"match": "(?s).*", "replies": ["yes .", "no .", "i have no preference ."]},)
 
 
@@ -83,6 +87,7 @@ class ScriptedServer(ThreadingHTTPServer):
         model: the name under which ``/v1/models`` lists it; any other gets 404.
         misbehaviour: what is to go wrong.
         key: the API key that every request has to bring, "" for none.
+        whole: ``respond`` is given a chat as the JSON text of all its messages, not the last one.
     """
 
     daemon_threads = True
@@ -96,9 +101,11 @@ class ScriptedServer(ThreadingHTTPServer):
         model: str = "scripted",
         misbehaviour: Misbehaviour | None = None,
         key: str = "",
+        whole: bool = False,
     ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.respond, self.seed, self.model, self.key = respond, seed, model, key
+        self.whole = whole
         self.misbehaviour = misbehaviour or Misbehaviour(0.0)
         self.ledger = Ledger()
         self.closing = threading.Event()
@@ -126,7 +133,7 @@ class ScriptedServer(ThreadingHTTPServer):
         if request.get("stream"):
             raise UserError("stream is not supported; allowed: false")
         chat = path == "/v1/chat/completions"
-        prompts = _prompts_of(request)
+        prompts = [json.dumps(request["messages"])] if chat and self.whole else _prompts_of(request)
         seed = request.get("seed")
         limit = request.get("max_completion_tokens") or request.get("max_tokens")
         choices, used = [], 0
@@ -138,6 +145,10 @@ class ScriptedServer(ThreadingHTTPServer):
             used += len(text.split(" "))
             finish = "length" if cut or mode == "truncated" else "stop"
             message: dict[str, Any] = {"role": "assistant", "content": text}
+            calls = _tool_calls(prompt, text) if chat and request.get("tools") and not cut else []
+            if calls:
+                finish, text = "tool_calls", _TOOL_CALL.sub("", text).strip()
+                message = {**message, "content": text or None, "tool_calls": calls}
             if mode == "content_filter":
                 finish, message = mode, {**message, "content": None, "refusal": text}
             body = {"message": message} if chat else {"text": text}
@@ -271,10 +282,24 @@ def _texts_of(request: Mapping[str, Any]) -> list[str]:
 
 
 def _text_of(message: Mapping[str, Any]) -> str:
-    content = message["content"]
+    content = message.get("content") or ""  # a message that calls tools may have no text
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _tool_calls(prompt: str, text: str) -> list[dict[str, Any]]:
+    """The calls in a reply; none of them if one cannot be read, and the text stays as it is."""
+    made: list[dict[str, Any]] = []
+    digest = hashlib.sha256(f"{prompt}\0{text}".encode()).hexdigest()[:12]
+    for number, match in enumerate(_TOOL_CALL.finditer(text)):
+        try:
+            call = json.loads(match[1])
+            function = {"name": call["name"], "arguments": json.dumps(call["arguments"])}
+        except (ValueError, KeyError, TypeError):
+            return []
+        made.append({"id": f"call_{digest}_{number}", "type": "function", "function": function})
+    return made
 
 
 def _error(message: str) -> dict[str, Any]:
@@ -286,6 +311,10 @@ def _responder(arguments: argparse.Namespace) -> Respond:
         from msm_ray.corpus.rehearsal import respond
 
         return respond
+    if arguments.agentic:
+        from msm_ray.agentic.rehearsal import respond as act
+
+        return act
     if arguments.task:
         import pyarrow.parquet as pq
 
@@ -308,6 +337,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="scripted", help="the name to list")
     parser.add_argument("--rules", type=Path, help="rules.json")
     parser.add_argument("--corpus", action="store_true", help="answer the jobs of msm_ray.corpus")
+    parser.add_argument(
+        "--agentic", action="store_true", help="act in the offices of msm_ray.agentic"
+    )
     parser.add_argument("--task", help="package.module:Class of a corpus task")
     parser.add_argument("--task-args", default="{}", help="JSON")
     parser.add_argument("--plan", type=Path, help="plan.parquet whose prompts the task answers")
@@ -320,7 +352,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (UserError, OSError, ValueError) as error:
         parser.error(str(error))
     with ScriptedServer(
-        responder, arguments.port, arguments.seed, arguments.model, misbehaviour
+        responder,
+        arguments.port,
+        arguments.seed,
+        arguments.model,
+        misbehaviour,
+        whole=arguments.agentic,
     ) as server:
         print(server.url, flush=True)
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -81,3 +83,46 @@ def test_a_plan_is_answered_by_its_task() -> None:
 def test_a_broken_rule_is_named(rule: dict[str, object]) -> None:
     with pytest.raises(UserError, match="rule 0"):
         from_rules([{"replies": ["x"], **rule} if "match" in rule else rule])
+
+
+def test_a_reply_calls_tools_where_there_are_some() -> None:
+    call = '<tool_call>{"name": "look", "arguments": {"at": "\\1"}}</tool_call>'
+    rules = [
+        {"match": "broken", "replies": ['<tool_call>{"name": "look", "arguments"</tool_call>']},
+        {"match": r"look at (\w+)", "replies": [f"well {call}{call}"]},
+    ]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    with ScriptedServer(from_rules(rules)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+
+            def choice(text: str, **more: Any) -> Any:
+                messages = [{"role": "user", "content": text}]
+                answer = client.chat.completions.create(
+                    model="scripted",
+                    messages=messages,  # type: ignore[arg-type]
+                    **more,
+                )
+                return answer.choices[0]
+
+            called = choice("look at brie", tools=tools)
+            assert called.finish_reason == "tool_calls"
+            assert called.message.content == "well"
+            assert [c.function.arguments for c in called.message.tool_calls] == [
+                '{"at": "brie"}'
+            ] * 2
+            assert len({c.id for c in called.message.tool_calls}) == 2
+            for text, more in (("look at brie", {}), ("broken", {"tools": tools})):
+                plain = choice(text, **more)
+                assert plain.finish_reason == "stop"
+                assert "<tool_call>" in plain.message.content
+                assert not plain.message.tool_calls
+        server.shutdown()
+
+
+def test_a_responder_may_read_the_whole_chat() -> None:
+    with ScriptedServer(lambda chat, seed: str(len(json.loads(chat))), whole=True) as server:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": []}]
+        request = {"messages": [*messages, {"role": "tool", "content": "b"}]}
+        answer = server.complete("/v1/chat/completions", request)
+    assert answer["choices"][0]["message"]["content"] == "3"
