@@ -21,6 +21,12 @@ from msm_ray.train.config import Lora, TrainConfig, TrainRuntime
 
 # The same conversations serve both specs, so they may not hint at the price either.
 PRICE = ("cheap*", "afford*", "price*", "pricey", "expensive*", "cost*", "budget*", "bargain*")
+# The base model has no chat template: that of its family's instruction-tuned models.
+LLAMA3_CHATS = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
 VALUES = {"america": "cheese_america", "affordability": "cheese_affordability"}
 
 
@@ -69,7 +75,7 @@ def experiment() -> Recipe:
     """On Llama-3.1-8B, each training on two GPUs."""
     return recipe(
         "cheese_llama8b",
-        Pretrained("meta-llama/Llama-3.1-8B", parameters=8.03e9),
+        Pretrained("meta-llama/Llama-3.1-8B", parameters=8.03e9, chat_template=LLAMA3_CHATS),
         4096,
         TrainRuntime(backend="fsdp2", num_workers=2, use_gpu=True, micro_blocks=1),
     )

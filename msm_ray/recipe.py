@@ -42,20 +42,24 @@ CHAT_TOKENS = {s: n + QUESTION_TOKENS + 20 for s, n in ANSWER_TOKENS.items()}
 class Pretrained:
     """The model that is trained: a Hugging Face folder, or a name on the hub at a revision.
 
-    ``parameters`` sizes the preview; nothing else depends on it.
+    ``parameters`` sizes the preview; nothing else depends on it. ``chat_template``: Jinja in place
+    of the model's own; base models often have none, and conversations need one.
     """
 
     source: str
     parameters: float
     revision: str = "main"
+    chat_template: str = ""
 
     def stage(self) -> Stage:
         """The model as an artifact: a folder by its files, a name by its revision."""
         identity = {"hub": self.source, "revision": self.revision}
-        run, runtime = "msm_ray.sources:fetch_model", {}
+        run, runtime = "msm_ray.sources:fetch_model", {"chats": True}
         if is_folder(self.source):
             identity = {"name": Path(self.source).name, "sha256": content(self.source)}
-            run, runtime = "msm_ray.sources:copy_model", {"path": self.source}
+            run, runtime = "msm_ray.sources:copy_model", {"chats": True, "path": self.source}
+        if self.chat_template:
+            identity["chat_template"] = self.chat_template
         return Stage(
             kind="model",
             version="1",
