@@ -69,7 +69,8 @@ class TrainConfig:
     ``batch_blocks``, the last step taking what is left. ``warmup_fraction`` is a share of the
     steps, ``final_lr_fraction`` the rate at the end as a share of ``learning_rate``. ``freeze``
     names parameter groups that stay as they are; "embeddings" are the input and output embeddings.
-    ``precision`` is that of the matrix products; weights, optimizer and loss are fp32.
+    ``precision`` is that of the matrix products; weights, optimizer and loss are fp32 (but see
+    ``train.lora.round_frozen``).
     ``shuffle=False`` reads the blocks in the order in which they were packed.
 
     ``z_loss`` is the coefficient of ``log(Z)^2`` in the objective (Chowdhery et al. 2022, section
