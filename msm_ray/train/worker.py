@@ -137,16 +137,13 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
 def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) -> Extras:
     """Checkpoints, metrics and the rest around the steps of this rank."""
     ranks, work, runtime = Ranks(), Path(job.work), job.runtime
-    metrics, pace = None, Pace()
+    metrics, pace, problem = None, Pace(), ""
     if ranks.first:
         metrics = Metrics(work / "metrics")
-        failures = metrics.event
-        metrics.tracker = make_tracker(
-            runtime.track,
-            work / "metrics",
-            asdict(job.config),
-            lambda what: failures("tracker failed", what=what),
-        )
+        problem = _start_tracker(metrics, job)
+    if problem := ranks.from_first(problem):  # by all of them: none waits for one that has left
+        raise UserError(problem)
+    if metrics:
         device = torch.device("cuda" if runtime.use_gpu else "cpu")
         peak = device_peak(device, job.config.precision) * ranks.world_size
         pace = Pace(flops_per_token(model, attended_tokens(reader)), peak)
@@ -158,6 +155,20 @@ def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) ->
         metrics.event if metrics else None,
     )
     return Extras(checkpoints, metrics, SourceLoss(reader, ranks), pace, runtime.spike_nats, work)
+
+
+def _start_tracker(metrics: Metrics, job: TrainJob) -> str:
+    """Rank 0: start the tracker that the job asks for; what speaks against it, "" if nothing."""
+
+    def failed(what: str) -> None:
+        metrics.event("tracker failed", what=what)
+
+    config = job.config.to_dict()
+    try:
+        metrics.tracker = make_tracker(job.runtime.track, metrics.folder, config, failed)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _check_fit(reader: BlockReader, config: Any) -> None:
