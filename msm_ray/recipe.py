@@ -23,6 +23,7 @@ from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
+from msm_ray.data.mixture import Component
 from msm_ray.errors import UserError
 from msm_ray.llm.model import AnyModel, content, is_folder
 from msm_ray.preview import sharing
@@ -50,6 +51,10 @@ class Pretrained:
     parameters: float
     revision: str = "main"
     chat_template: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.parameters) and self.parameters > 0):
+            raise UserError(f"model: parameters is {self.parameters}, allowed is a number > 0")
 
     def stage(self) -> Stage:
         """The model as an artifact: a folder by its files, a name by its revision."""
@@ -96,6 +101,13 @@ class Training:
     max_repeats: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, least in (("block_tokens", 2), ("tokens", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(
+                    f"{name} is {value!r}, allowed is a whole number of at least {least}"
+                )
+        Component("the mixture", 1.0, self.max_repeats)
         check_batch(self.train, self.runtime)
 
 

@@ -173,3 +173,13 @@ def test_wrong_recipes_get_one_line() -> None:
     ):
         with pytest.raises(UserError, match=words):
             replace(job, **change).stages()
+    for wrong, words in (
+        ({"block_tokens": 0}, "block_tokens is 0, allowed is a whole number of at least 2"),
+        ({"tokens": -5}, "tokens is -5, allowed is a whole number of at least 0"),
+        ({"tokens": 1e6}, "tokens is 1000000.0, allowed is a whole number"),
+        ({"max_repeats": 0}, "max_repeats is 0, allowed is a number > 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            replace(job.aft, **wrong)
+    with pytest.raises(UserError, match="parameters is -1.0, allowed is a number > 0"):
+        Pretrained("nowhere", -1.0)
