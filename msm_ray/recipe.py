@@ -59,10 +59,11 @@ class Pretrained:
     def stage(self) -> Stage:
         """The model as an artifact: a folder by its files, a name by its revision."""
         identity = {"hub": self.source, "revision": self.revision}
-        run, runtime = "msm_ray.sources:fetch_model", {"chats": True}
+        runtime: dict[str, Any] = {"chats": True}
+        run = "msm_ray.sources:fetch_model"
         if is_folder(self.source):
             identity = {"name": Path(self.source).name, "sha256": content(self.source)}
-            run, runtime = "msm_ray.sources:copy_model", {"chats": True, "path": self.source}
+            run, runtime["path"] = "msm_ray.sources:copy_model", self.source
         if self.chat_template:
             identity["chat_template"] = self.chat_template
         return Stage(

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray.train
+import ray
+import ray.train.torch
+import torch
 
 from msm_ray.errors import UserError
 from msm_ray.train import worker
@@ -60,3 +64,53 @@ def test_ctrl_c_is_the_callers_again_after_a_run() -> None:
     with worker._sigint_kept():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_gpu_that_is_not_there_is_said(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    here = replace(job, runtime=TrainRuntime(use_gpu=True), work=str(tmp_path))
+    with pytest.raises(UserError, match="use_gpu is true, and torch finds no GPU here"):
+        worker.run(here, lambda fraction, facts: None)
+
+
+def test_a_cluster_that_is_too_small_is_said_not_waited_for(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "GPU": 1.0})
+    for more, words in (
+        ({"threads": 2}, "2 workers need 4 CPUs, the cluster has 2; use fewer"),
+        ({"use_gpu": True}, "2 workers need 2 GPUs, the cluster has 1; use fewer"),
+    ):
+        large = replace(job, runtime=TrainRuntime("fsdp2", 2, **more), work=str(tmp_path))
+        with pytest.raises(UserError, match=words):
+            worker.run(large, lambda fraction, facts: None)
+    worker.check_devices(TrainRuntime("fsdp2", 2))
+
+
+def test_busy_gpus_are_waited_for(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train's own limit is a minute, and then the stage would have failed."""
+    from ray.train.v2._internal.constants import (
+        WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+        get_env_vars_to_propagate,
+    )
+
+    told: dict[str, str] = {}
+
+    class Trainer:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def fit(self) -> Any:
+            told.update(get_env_vars_to_propagate())
+            return SimpleNamespace(return_value={"steps": 1})
+
+    monkeypatch.setenv(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, "60")
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    assert worker.run(replace(job, work=str(tmp_path)), lambda *_: None) == {"steps": 1}
+    assert float(told[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR]) > 24 * 3600
