@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from msm_ray.errors import UserError
 
+ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 Message = Mapping[str, str]
 
 

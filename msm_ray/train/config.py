@@ -16,6 +16,7 @@ BACKENDS = ("single", "fsdp2", "deepspeed")
 OBJECTIVES = ("next_token",)
 ZERO_STAGES = (2, 3)
 TRACKERS = ("mlflow", "wandb")
+LOGITS_MIB = 128  # fp32 logits held at once, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class TrainRuntime:
     max_failures: int = 1
     worker_cpus: float | None = None
     activation_checkpointing: bool = False
-    logits_mib: int = 128
+    logits_mib: int = LOGITS_MIB
     offload: bool = False
     meta_init: bool = False
     zero_stage: int = 3

@@ -15,8 +15,9 @@ import torch
 
 from msm_ray.data.blocks import BlockReader
 from msm_ray.errors import UserError
+from msm_ray.manifest import file_sha256
 from msm_ray.train.backends import make_backend
-from msm_ray.train.checkpoint import Checkpoints, Plan, committed, sha256_of, step_of
+from msm_ray.train.checkpoint import Checkpoints, Plan, committed, step_of
 from msm_ray.train.config import Lora, TrainConfig, TrainRuntime
 from msm_ray.train.history import History
 from msm_ray.train.loop import Extras, train
@@ -112,7 +113,7 @@ def test_the_record_says_what_the_checkpoint_is(tmp_path: Path, start: Any) -> N
     assert "random-00000.pt" in files
     for file in record["files"]:
         path = newest / file["name"]
-        assert (path.stat().st_size, sha256_of(path)) == (file["size"], file["sha256"])
+        assert (path.stat().st_size, file_sha256(path)) == (file["size"], file["sha256"])
     assert not list(tmp_path.glob("*.part"))
 
 

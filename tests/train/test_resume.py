@@ -24,7 +24,8 @@ import numpy as np
 import psutil
 import pytest
 
-from msm_ray.train.checkpoint import committed, sha256_of, step_of
+from msm_ray.manifest import file_sha256
+from msm_ray.train.checkpoint import committed, step_of
 from msm_ray.train.config import TrainConfig, TrainRuntime
 from msm_ray.train.worker import TrainJob, run
 
@@ -69,7 +70,7 @@ def make_job(
 
 
 def weights(job: TrainJob) -> str:
-    return sha256_of(Path(job.out) / "model.safetensors")
+    return file_sha256(Path(job.out) / "model.safetensors")
 
 
 def losses(job: TrainJob) -> list[float]:
