@@ -47,6 +47,8 @@ PLACES = {
     "ZeRO-2 x2": ("deepspeed", 2, {"zero_stage": 2}),
     "ZeRO-3 x2": ("deepspeed", 2, {"zero_stage": 3}),
 }
+# FSDP2 with all its weights: test_resume.py
+GOES_ON = (("fsdp2 x2", "lora"), ("ZeRO-3 x2", "lora"), ("ZeRO-3 x2", "full"))
 SAVING = {"activation_checkpointing": True, "offload": True, "meta_init": True}
 
 
@@ -70,9 +72,7 @@ def make_inputs(folder: Path) -> None:
         )
 
 
-def job(
-    inputs: Path, kind: str, out: Path, runtime: TrainRuntime, precision: str = "fp32"
-) -> TrainJob:
+def job(inputs: Path, kind: str, out: Path, runtime: TrainRuntime, **changes: Any) -> TrainJob:
     blocks = len(BlockReader(inputs / "blocks"))
     config = TrainConfig(
         learning_rate=RATE[kind],
@@ -86,14 +86,14 @@ def job(
         batch_blocks=BATCH,
         epochs=STEPS * BATCH / blocks,
         freeze=(),
-        precision=precision,
+        precision="fp32",
         seed=0,
         z_loss=1e-4,
         lora=LORA if kind == "lora" else None,
     )
     assert steps_in_run(blocks, config) == STEPS
     return TrainJob(
-        config=config,
+        config=replace(config, **changes),
         runtime=runtime,
         blocks=str(inputs / "blocks"),
         tokenizer=str(inputs / "tokenizer"),
@@ -192,12 +192,24 @@ def runtimes() -> Iterator[tuple[str, str, TrainRuntime]]:
             runtime = TrainRuntime(backend, ranks, logits_mib=1, **more)
             yield f"{place} {kind} saving", kind, replace(runtime, **SAVING)
             yield f"{place} {kind} bf16", kind, runtime
+        yield f"{place} full bf16 frozen", "full", runtime
+    for place, kind in GOES_ON:
+        backend, ranks, more = PLACES[place]
         # what the first leaves after its step 40 is where the second begins
         for name in ("whole", "resumed"):
-            yield f"{place} lora {name}", "lora", replace(runtime, checkpoint_steps=40)
+            runtime = TrainRuntime(backend, ranks, logits_mib=1, checkpoint_steps=40, **more)
+            yield f"{place} {kind} {name}", kind, runtime
 
 
 NAMES = [name for name, _, _ in runtimes()]
+
+
+def changes(name: str) -> dict[str, Any]:
+    """What a run's name says of its configuration."""
+    return {
+        **({"precision": "bf16"} if "bf16" in name else {}),
+        **({"freeze": ("embeddings",)} if "frozen" in name else {}),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +220,7 @@ def trained(inputs: Path) -> Path:
         jobs = []
         for name, kind, runtime in runtimes():
             if runtime.num_workers == ranks:
-                precision = "bf16" if name.endswith("bf16") else "fp32"
-                one = job(inputs, kind, out / name, runtime, precision)
+                one = job(inputs, kind, out / name, runtime, **changes(name))
                 before = one.work.replace("resumed-work", "whole-work")
                 jobs.append(replace(one, work=before))
         start(ranks, jobs, inputs / f"ranks{ranks}")
@@ -259,26 +270,34 @@ def test_several_ranks_are_the_plain_loop(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", KINDS)
-def test_in_bf16_they_round_alike(inputs: Path, trained: Path, tmp_path: Path, kind: str) -> None:
-    """FSDP2 and ZeRO-3 on two ranks, beside one process."""
-    run_worker(job(inputs, kind, tmp_path, TrainRuntime(), "bf16"))
+@pytest.mark.parametrize("name", ["full bf16", "full bf16 frozen", "lora bf16"])
+def test_in_bf16_they_round_alike(inputs: Path, trained: Path, tmp_path: Path, name: str) -> None:
+    """FSDP2 and ZeRO-3 on two ranks, beside one process; also as AFT runs, some of it frozen."""
+    run_worker(job(inputs, name.split()[0], tmp_path, TrainRuntime(), **changes(name)))
     alone = losses_of(tmp_path)
     for place in ("fsdp2 x2", "ZeRO-3 x2"):
-        losses = losses_of(trained / f"{place} {kind} bf16")
-        np.testing.assert_allclose(losses, alone, rtol=0, atol=BF16_TOLERANCE, err_msg=place)
+        folder = trained / f"{place} {name}"
+        np.testing.assert_allclose(
+            losses_of(folder), alone, rtol=0, atol=BF16_TOLERANCE, err_msg=place
+        )
+        if "frozen" in name:
+            embedding = "model.embed_tokens.weight"
+            before, after = (
+                load_file(f / "model.safetensors")[embedding] for f in (inputs / "full", folder)
+            )
+            assert after.equal(before)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("place", ["fsdp2 x2", "ZeRO-3 x2"])
-def test_an_adapter_goes_on_from_its_checkpoint(trained: Path, place: str) -> None:
-    """To the same bits: the frozen weights are in no checkpoint."""
-    whole, resumed = (trained / f"{place} lora {name}" for name in ("whole", "resumed"))
+@pytest.mark.parametrize(("place", "kind"), GOES_ON)
+def test_a_run_goes_on_from_its_checkpoint(trained: Path, place: str, kind: str) -> None:
+    """To the same bits; what is frozen below an adapter is in no checkpoint."""
+    whole, resumed = (trained / f"{place} {kind} {name}" for name in ("whole", "resumed"))
     lines = [json.loads(line) for line in (resumed / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line.get("event") == "resumed"] == [40]
     assert losses_of(resumed) == losses_of(whole)
-    file = "adapter_model.safetensors"
+    file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
     assert (resumed / file).read_bytes() == (whole / file).read_bytes()
 
 

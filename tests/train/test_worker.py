@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from msm_ray.errors import UserError
 from msm_ray.train import worker
 from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.pretrain import pretrain
 from msm_ray.train.watch import TrainingDiverged
 from msm_ray.train.worker import TrainJob
 
@@ -114,3 +116,25 @@ def test_busy_gpus_are_waited_for(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     assert worker.run(replace(job, work=str(tmp_path)), lambda *_: None) == {"steps": 1}
     assert float(told[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR]) > 24 * 3600
+
+
+@pytest.mark.ray
+def test_one_worker_runs_inside_a_ray_task(
+    ray_cluster: None,
+    arch: dict[str, Any],
+    blocks_dir: Path,
+    tokenizer_dir: Path,
+    tmp_path: Path,
+    config: TrainConfig,
+) -> None:
+    """As stages do; with the losses that it has here."""
+
+    def losses(out: Path) -> list[float]:
+        runtime = TrainRuntime()
+        places = {"tokenizer_dir": tokenizer_dir, "block_tokens": 32, "out": out}
+        pretrain(arch, blocks_dir, config, runtime=runtime, **places)
+        found: list[float] = json.loads((out / "training.json").read_text())["loss"]
+        return found
+
+    there = ray.get(ray.remote(num_cpus=1)(losses).remote(tmp_path / "there"))
+    assert there == losses(tmp_path / "here")
