@@ -94,6 +94,7 @@ class Record:
 
 
 def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -28,6 +28,7 @@ from msm_ray.comparing import cells_of, check_tasks, evaluated, joined_corpora
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
+from msm_ray.data.mixture import Component
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
@@ -55,13 +56,18 @@ class Pretrained:
     revision: str = "main"
     chat_template: str = ""
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.parameters) and self.parameters > 0):
+            raise UserError(f"model: parameters is {self.parameters}, allowed is a number > 0")
+
     def stage(self) -> Stage:
         """The model as an artifact: a folder by its files, a name by its revision."""
         identity = {"hub": self.source, "revision": self.revision}
-        run, runtime = "msm_ray.sources:fetch_model", {}
+        runtime: dict[str, Any] = {"chats": True}
+        run = "msm_ray.sources:fetch_model"
         if is_folder(self.source):
             identity = {"name": Path(self.source).name, "sha256": content(self.source)}
-            run, runtime = "msm_ray.sources:copy_model", {"path": self.source}
+            run, runtime["path"] = "msm_ray.sources:copy_model", self.source
         if self.chat_template:
             identity["chat_template"] = self._template()
         return Stage(
@@ -114,6 +120,13 @@ class Training:
     max_repeats: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, least in (("block_tokens", 2), ("tokens", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(
+                    f"{name} is {value!r}, allowed is a whole number of at least {least}"
+                )
+        Component("the mixture", 1.0, self.max_repeats)
         check_batch(self.train, self.runtime)
 
 

@@ -146,6 +146,19 @@ def _run_remote(stage: Stage, store_url: str, board: Any) -> Record:
     return run_stage(stage, store_url, progress)
 
 
+def _no_place(cpus: float, gpus: float) -> str:
+    """Why a task of so many would wait for ever: no node has them, busy or not; "" if one has."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return ""
+    most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU")}
+    asked = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+    return (
+        f"it needs {asked} on one machine (threads, use_gpu), and no machine of the cluster has"
+        f" them: at most {most['CPU']:g} CPUs, {most['GPU']:g} GPUs"
+    )
+
+
 class RayLauncher:
     """Runs each stage as a Ray task; see :class:`msm_ray.stage.Launcher`."""
 
@@ -160,8 +173,12 @@ class RayLauncher:
     def submit(self, stage: Stage, store_url: str) -> Future[Record]:
         """Start a stage; the future holds its record or the error that ended it."""
         cpus = stage.runtime.get("ray_cpus", stage.runtime.get("cpus", 1.0))
-        # A worker that dies (memory, a lost node) is tried once more; an error of the stage is not.
         gpus = stage.runtime.get("ray_gpus", 0)
+        if problem := _no_place(cpus, gpus):
+            refused: Future[Record] = Future()
+            refused.set_exception(UserError(problem))
+            return refused
+        # A worker that dies (memory, a lost node) is tried once more; an error of the stage is not.
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=1)(_run_remote)
         # Launched from a trial of a search, a task would be held to the trial's own resources.
         anywhere = PlacementGroupSchedulingStrategy(placement_group=None)

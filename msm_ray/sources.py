@@ -28,7 +28,8 @@ def copy_spec(ctx: StageContext) -> dict[str, Any]:
 def copy_model(ctx: StageContext) -> dict[str, Any]:
     """Copy a Hugging Face folder; hidden files are left out.
 
-    A folder without ``fingerprint.json``, by which engines are verified, gets one.
+    A folder without ``fingerprint.json``, by which engines are verified, gets one; config
+    ``chat_template``, where given, becomes its chat template.
     """
     from msm_ray.identity import folder_sha256
 
@@ -44,7 +45,8 @@ def copy_model(ctx: StageContext) -> dict[str, Any]:
 def fetch_model(ctx: StageContext) -> dict[str, Any]:
     """Fetch ``hub`` at ``revision`` from the Hugging Face hub: weights, configuration, tokenizer.
 
-    UserError where the hub does not give it: no network, no such name, a licence to be accepted.
+    Config and runtime besides as in :func:`copy_model`. UserError where the hub does not give it:
+    no network, no such name, a licence to be accepted.
     """
     from msm_ray.llm.model import on_this_machine
 
@@ -54,15 +56,26 @@ def fetch_model(ctx: StageContext) -> dict[str, Any]:
 
 
 def _completed(ctx: StageContext) -> dict[str, Any]:
-    """Put in ``chat_template``, where the config has one, and ``fingerprint.json``, where it lacks.
+    """Add the chat template and ``fingerprint.json``; the facts of a model's folder.
 
-    The facts of a model's folder.
+    UserError where runtime ``chats`` says that conversations will be trained on, and the model has
+    no format for them: better now than when they are written and paid.
     """
-    folder = ctx.out
     if template := ctx.config.get("chat_template"):
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    if not (folder / "fingerprint.json").is_file():
+        (ctx.out / "chat_template.jinja").write_text(template, encoding="utf-8")
+    elif ctx.runtime.get("chats") and not _has_chat_template(ctx.out):
+        raise UserError(
+            "model: its tokenizer has no chat template, and conversations are to be trained on; "
+            "give one as model.chat_template"
+        )
+    if not (ctx.out / "fingerprint.json").is_file():
         from msm_ray.train.fingerprint import write_fingerprint
 
-        write_fingerprint(folder)
-    return {"files": len([p for p in folder.rglob("*") if p.is_file()])}
+        write_fingerprint(ctx.out)
+    return {"files": len([p for p in ctx.out.rglob("*") if p.is_file()])}
+
+
+def _has_chat_template(folder: Path) -> bool:
+    from transformers import AutoTokenizer
+
+    return bool(AutoTokenizer.from_pretrained(folder).chat_template)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from msm_ray.corpus.rehearsal import respond
+from msm_ray.data.tokens import encode_conversations
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
@@ -23,10 +24,12 @@ from msm_ray.llm.protocol import Sampling
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.recipe import Pretrained, Recipe
 from msm_ray.settings import apply_settings, load_job
+from msm_ray.sources import copy_model
+from msm_ray.stage import StageContext
 from msm_ray.tasks.open_qa import OpenQA
 from msm_ray.tasks.pairs import Pairs
 from msm_ray.train.config import Lora, TrainRuntime
-from tests.train.families import FAMILIES, make_base
+from tests.train.families import FAMILIES, make_base, make_tokenizer
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 CORPUS = (
@@ -141,6 +144,46 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
     assert ">None<" not in page
 
 
+def made(out: Path, model: Pretrained) -> Path:
+    """The folder that the model's stage leaves."""
+    out.mkdir()
+    stage = model.stage()
+    copy_model(StageContext(stage.config, {}, out, out, stage.runtime, lambda *_: None))
+    return out
+
+
+def test_a_base_model_gets_the_chat_template_that_it_has_not(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = make_base(FAMILIES["llama"], tmp_path / "model")
+    (own,) = base.glob("*.jinja")
+    template = tmp_path / "chat.jinja"
+    template.write_text(own.read_text())
+    turns = [{"role": "user", "content": "w1 ?"}]
+    text = AutoTokenizer.from_pretrained(base).apply_chat_template(turns, tokenize=False)
+    own.unlink()
+    with pytest.raises(UserError, match=r"no chat template.*give one as model\.chat_template"):
+        made(tmp_path / "a", Pretrained(str(base), 1e5))
+    given = Pretrained(str(base), 1e5, chat_template=str(template))
+    assert given.stage().id != Pretrained(str(base), 1e5).stage().id
+    tokenizer = AutoTokenizer.from_pretrained(made(tmp_path / "b", given))
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_jobs_chat_template_marks_what_the_assistant_says(family: str) -> None:
+    """That of the job on Llama-3.1, with a tokenizer that has its tokens; and the families' own."""
+    tokenizer = make_tokenizer(FAMILIES[family])
+    if family == "llama":
+        tokenizer.chat_template = Path(load("cheese_llama8b").model.chat_template).read_text()
+    said = [{"role": "user", "content": "w1 ?"}, {"role": "assistant", "content": "w2 w3"}]
+    docs = encode_conversations(tokenizer, ["c"], [said])
+    text = tokenizer.decode(docs.tokens[docs.loss == 1])
+    eos = tokenizer.eos_token
+    assert text.replace(eos, "").split() == ["w2", "w3"]
+    assert text.index(eos) > text.index("w3")
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"), [("cheese_llama8b", 8.03e9), ("cheese_qwen32b", 32.8e9)]
 )
@@ -215,3 +258,13 @@ def test_wrong_recipes_get_one_line() -> None:
     ):
         with pytest.raises(UserError, match=words):
             replace(job, **change).stages()
+    for wrong, words in (
+        ({"block_tokens": 0}, "block_tokens is 0, allowed is a whole number of at least 2"),
+        ({"tokens": -5}, "tokens is -5, allowed is a whole number of at least 0"),
+        ({"tokens": 1e6}, "tokens is 1000000.0, allowed is a whole number"),
+        ({"max_repeats": 0}, "max_repeats is 0, allowed is a number > 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            replace(job.aft, **wrong)
+    with pytest.raises(UserError, match="parameters is -1.0, allowed is a number > 0"):
+        Pretrained("nowhere", -1.0)

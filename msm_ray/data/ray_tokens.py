@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from msm_ray.data.tokens import Encoder, TokenizedDocuments, joined
+from msm_ray.data.tokens import ROWS, Encoder, TokenizedDocuments, joined
 from msm_ray.errors import UserError
 
-ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 LEAST_BYTES = 32 * 2**20  # of text; below, starting Ray Data takes longer than the work
 BLOCK_BYTES = 8 * 2**20  # of text, in a task
 

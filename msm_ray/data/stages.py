@@ -24,7 +24,7 @@ from msm_ray.data.cache import CacheWriter, open_cache
 from msm_ray.data.feed import follow
 from msm_ray.data.packing import pack_windows
 from msm_ray.data.stream import StreamWriter
-from msm_ray.data.tokens import Encoder, TokenizedDocuments
+from msm_ray.data.tokens import ROWS, Encoder, TokenizedDocuments
 from msm_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 KINDS = ("documents", "conversations")
 LOSS_ON = ("all", "assistant")
 ORDERS = ("shuffled", "windowed")
-ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 
 
 def pack(ctx: StageContext) -> dict[str, Any]:

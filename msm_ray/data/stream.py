@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -35,7 +34,6 @@ from msm_ray.streams import wait_while_running
 HEADER_FILE = "stream.json"
 LOG_FILE = "windows.jsonl"
 WATERMARK_FILE = "watermark.json"
-POLL_SECONDS = 0.2  # between two looks at the watermark
 
 
 @dataclass(frozen=True)
@@ -297,19 +295,15 @@ class StreamReader(BlockReader):
 
     Args:
         directory: a stream's, on a file system that this process and the writer share.
-        timeout: seconds to wait for the stream to begin.
 
     Raises:
-        UserError: no stream there in time, or a shard that is not what the log says.
+        UserError: no stream there, or a shard that is not what the log says.
     """
 
-    def __init__(self, directory: Path, timeout: float = 0.0) -> None:
+    def __init__(self, directory: Path) -> None:
         path = directory / HEADER_FILE
-        until = time.monotonic() + timeout
-        while not path.is_file():
-            if time.monotonic() >= until:
-                raise UserError(f"{directory}: no stream of blocks there ({path.name} is missing)")
-            time.sleep(POLL_SECONDS)
+        if not path.is_file():
+            raise UserError(f"{directory}: no stream of blocks there ({path.name} is missing)")
         data = path.read_bytes()
         self._header: dict[str, Any] = json.loads(data)
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
@@ -331,25 +325,6 @@ class StreamReader(BlockReader):
         self.manifest = {**self._header, **asdict(mark)}
         if mark.is_final:
             self.manifest = json.loads((self.directory / MANIFEST_FILE).read_bytes())
-
-    def wait_for(self, index: int, timeout: float) -> bool:
-        """Wait until block ``index`` is committed; False if the stream ends before it.
-
-        Raises:
-            TimeoutError: neither within ``timeout`` seconds.
-        """
-        until = time.monotonic() + timeout
-        while index >= len(self):
-            if self.is_final:
-                return False
-            if time.monotonic() >= until:
-                raise TimeoutError(
-                    f"{self.directory}: block {index} is not there after {timeout:g} s, "
-                    f"{len(self)} are committed; is the corpus still being written?"
-                )
-            time.sleep(POLL_SECONDS)
-            self.refresh()
-        return True
 
 
 def follow_blocks(directory: Path) -> StreamReader:

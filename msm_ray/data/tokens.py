@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from msm_ray.errors import UserError
 
+ROWS = 128  # tokenized at a time: as Python lists, a token takes some hundred bytes
 Message = Mapping[str, str]
 
 
@@ -82,25 +83,28 @@ def _collect(
     )
 
 
-def _special(tokenizer: Any) -> tuple[int, int]:
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+def _special(tokenizer: Any) -> tuple[int | None, int]:
+    """``<bos>``, which some families (Qwen) have none of, and ``<eos>``."""
+    if tokenizer.eos_token_id is None:
         raise UserError(
-            f"tokenizer {tokenizer.name_or_path or '(unnamed)'}: packing needs a bos and an eos "
-            f"token, it has bos={tokenizer.bos_token!r} eos={tokenizer.eos_token!r}"
+            f"tokenizer {tokenizer.name_or_path or '(unnamed)'}: packing needs an eos token, "
+            "it has none"
         )
-    return int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+    bos = tokenizer.bos_token_id
+    return None if bos is None else int(bos), int(tokenizer.eos_token_id)
 
 
 def _delimit(
-    tokens: list[int], loss: list[int], bos: int, eos: int, end: int = 1
+    tokens: list[int], loss: list[int], bos: int | None, eos: int, end: int = 1
 ) -> tuple[list[int], list[int]]:
-    """Exactly one ``<bos>`` in front, never a target, and one ``<eos>`` at the end.
+    """One ``<bos>`` in front, where there is such a token, and one ``<eos>`` at the end.
 
-    ``end``: whether an ``<eos>`` that is put there is a target.
+    The first token, which nothing predicts, is never a target. ``end``: whether an ``<eos>`` that
+    is put there is one.
     """
-    if not tokens or tokens[0] != bos:
+    if bos is not None and tokens[:1] != [bos]:
         tokens, loss = [bos, *tokens], [0, *loss]
-    if tokens[-1] != eos:
+    if tokens[-1:] != [eos]:
         tokens, loss = [*tokens, eos], [*loss, end]
     return tokens, [0, *loss[1:]]
 
@@ -108,7 +112,10 @@ def _delimit(
 def encode_documents(
     tokenizer: Any, ids: Sequence[str], texts: Sequence[str]
 ) -> TokenizedDocuments:
-    """``<bos> text <eos>`` for each text, every token but ``<bos>`` a target."""
+    """``<bos> text <eos>`` for each text, every token but the first a target.
+
+    A tokenizer that has no ``<bos>`` gives ``text <eos>``.
+    """
     bos, eos = _special(tokenizer)
     encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     pairs = [_delimit(list(tokens), [1] * len(tokens), bos, eos) for tokens in encoded]
@@ -123,7 +130,7 @@ def encode_conversations(
 ) -> TokenizedDocuments:
     """Conversations through the tokenizer's chat template.
 
-    ``loss_on="all"`` makes every token but ``<bos>`` a target; ``"assistant"`` only what the
+    ``loss_on="all"`` makes every token but the first a target; ``"assistant"`` only what the
     assistant says, the token that ends its turn included. A conversation in which it says nothing
     has no target; whoever trains on these has to refuse it.
 

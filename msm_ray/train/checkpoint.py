@@ -8,7 +8,6 @@ last, and the folder gets its name after that: one without either is no checkpoi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,12 +22,12 @@ from typing import Any
 import torch
 
 from msm_ray.errors import UserError
+from msm_ray.manifest import file_sha256
 from msm_ray.train.backends.base import Backend
 from msm_ray.train.history import History
 from msm_ray.train.ranks import Ranks
 
 RECORD_FILE = "record.json"
-_HASHED_AT_ONCE = 1 << 22  # bytes
 Event = Callable[..., None]  # event(name, **values): something for the run's metrics
 
 
@@ -212,7 +211,7 @@ class Checkpoints:
         written.result()
         files = [p for p in sorted(part.rglob("*")) if p.is_file()]
         record["files"] = [
-            {"name": str(p.relative_to(part)), "size": p.stat().st_size, "sha256": sha256_of(p)}
+            {"name": str(p.relative_to(part)), "size": p.stat().st_size, "sha256": file_sha256(p)}
             for p in files
         ]
         with open(part / RECORD_FILE, "w", encoding="utf-8") as out:
@@ -284,17 +283,8 @@ def check_files(folder: Path, record: Mapping[str, Any]) -> None:
         size = path.stat().st_size
         if size != file["size"]:
             raise DamagedCheckpoint(f"{file['name']} has {size} bytes, not {file['size']}")
-        if sha256_of(path) != file["sha256"]:
+        if file_sha256(path) != file["sha256"]:
             raise DamagedCheckpoint(f"{file['name']} has another sha256")
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(_HASHED_AT_ONCE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _sync_directory(folder: Path) -> None:

@@ -16,6 +16,7 @@ BACKENDS = ("single", "fsdp2", "deepspeed")
 OBJECTIVES = ("next_token",)
 ZERO_STAGES = (2, 3)
 TRACKERS = ("mlflow", "wandb")
+LOGITS_MIB = 128  # fp32 logits held at once, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Lora:
 
     def __post_init__(self) -> None:
         targets: Any = self.targets  # whatever was given
-        if isinstance(targets, str):
+        if not isinstance(targets, (list, tuple)):
             raise UserError(f"lora: targets is {targets!r}, allowed is a list of layer names")
-        object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "targets", tuple(targets))
         rank, alpha = self.rank, self.alpha
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise UserError(f"lora: rank is {rank!r}, allowed is a whole number of at least 1")
@@ -69,7 +70,8 @@ class TrainConfig:
     ``batch_blocks``, the last step taking what is left. ``warmup_fraction`` is a share of the
     steps, ``final_lr_fraction`` the rate at the end as a share of ``learning_rate``. ``freeze``
     names parameter groups that stay as they are; "embeddings" are the input and output embeddings.
-    ``precision`` is that of the matrix products; weights, optimizer and loss are fp32.
+    ``precision`` is that of the matrix products; weights, optimizer and loss are fp32 (but see
+    ``train.lora.round_frozen``).
     ``shuffle=False`` reads the blocks in the order in which they were packed.
 
     ``z_loss`` is the coefficient of ``log(Z)^2`` in the objective (Chowdhery et al. 2022, section
@@ -97,7 +99,10 @@ class TrainConfig:
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "freeze", tuple(self.freeze))
+        freeze: Any = self.freeze  # whatever was given
+        if not isinstance(freeze, (list, tuple)) or not all(name in FREEZABLE for name in freeze):
+            raise self._bad("freeze", f"a list with any of {', '.join(FREEZABLE)}")
+        object.__setattr__(self, "freeze", tuple(freeze))
         self._number("learning_rate", above=0)
         self._number("beta1", least=0, below=1)
         self._number("beta2", least=0, below=1)
@@ -116,9 +121,6 @@ class TrainConfig:
             raise self._bad("lora", "an adapter (rank, alpha, targets, rslora) or none")
         if not isinstance(self.shuffle, bool):
             raise self._bad("shuffle", "true or false")
-        for name in self.freeze:
-            if name not in FREEZABLE:
-                raise self._bad("freeze", f"any of {', '.join(FREEZABLE)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -219,7 +221,7 @@ class TrainRuntime:
     max_failures: int = 1
     worker_cpus: float | None = None
     activation_checkpointing: bool = False
-    logits_mib: int = 128
+    logits_mib: int = LOGITS_MIB
     offload: bool = False
     meta_init: bool = False
     zero_stage: int = 3
@@ -229,44 +231,11 @@ class TrainRuntime:
     track: str = ""
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise UserError(
-                f"training runtime: backend is {self.backend!r}, allowed is {' | '.join(BACKENDS)}"
-            )
-        for name, least in (
-            ("num_workers", 1),
-            ("threads", 1),
-            ("micro_blocks", 0),
-            ("max_failures", 0),
-            ("logits_mib", 1),
-            ("checkpoint_steps", 0),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(
-                    f"training runtime: {name} is {value!r}, "
-                    f"allowed is a whole number of at least {least}"
-                )
-        for name in ("checkpoint_seconds", "spike_nats"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise UserError(
-                    f"training runtime: {name} is {value!r}, allowed is a number of at least 0"
-                )
-        tracker, _, where = self.track.partition(":")
-        if self.track and (tracker not in TRACKERS or not where):
-            raise UserError(
-                f"training runtime: track is {self.track!r}, allowed is mlflow:URI | wandb:PROJECT"
-            )
+        self._check_values()
         if self.backend == "single" and self.num_workers > 1:
             raise UserError(
                 f"training runtime: {self.num_workers} workers need backend fsdp2 or deepspeed, "
                 "it is single"
-            )
-        if self.zero_stage not in ZERO_STAGES:
-            raise UserError(
-                f"training runtime: zero_stage is {self.zero_stage!r}, allowed is "
-                f"{' | '.join(map(str, ZERO_STAGES))}"
             )
         for name in ("offload", "meta_init"):
             if getattr(self, name) and self.backend == "single":
@@ -277,6 +246,44 @@ class TrainRuntime:
             raise UserError(
                 f"training runtime: meta_init needs zero_stage 3, it is {self.zero_stage}"
             )
+
+    def _check_values(self) -> None:
+        """Each field by itself."""
+        self._one_of("backend", BACKENDS)
+        for name, least in (
+            ("num_workers", 1),
+            ("threads", 1),
+            ("micro_blocks", 0),
+            ("max_failures", 0),
+            ("logits_mib", 1),
+            ("checkpoint_steps", 0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise self._bad(name, f"a whole number of at least {least}")
+        for name in ("checkpoint_seconds", "spike_nats", "worker_cpus"):
+            value = getattr(self, name)
+            if name == "worker_cpus" and value is None:
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= 0):
+                raise self._bad(name, "a number of at least 0")
+        for name in ("compile", "use_gpu", "activation_checkpointing", "offload", "meta_init"):
+            if not isinstance(getattr(self, name), bool):
+                raise self._bad(name, "true or false")
+        self._one_of("zero_stage", ZERO_STAGES)
+        tracker, _, where = str(self.track).partition(":")
+        if self.track != "" and (tracker not in TRACKERS or not where):
+            raise self._bad("track", "mlflow:URI | wandb:PROJECT")
+
+    def _one_of(self, name: str, allowed: tuple[Any, ...]) -> None:
+        if getattr(self, name) not in allowed:
+            raise self._bad(name, " | ".join(map(str, allowed)))
+
+    def _bad(self, name: str, allowed: str) -> UserError:
+        return UserError(
+            f"training runtime: {name} is {getattr(self, name)!r}, allowed is {allowed}"
+        )
 
     @property
     def cpus_of_worker(self) -> float:

@@ -109,6 +109,21 @@ def put(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
             parameter.copy_(weights[name])
 
 
+def round_frozen(model: Any) -> None:
+    """Keep the frozen weights of linear layers in bf16: half their memory, and the same training.
+
+    For bf16 products of an adapted model: autocast rounds these weights whenever they are used, so
+    that not a bit of a result changes. What is not only multiplied stays fp32: norms, and the
+    embedding, with a head that is tied to it.
+    """
+    embedding = model.get_input_embeddings().weight
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad and parameter is not embedding:
+                    parameter.data = parameter.data.to(torch.bfloat16)
+
+
 def load_adapted(folder: Path, base: Path) -> Any:
     """The causal language model ``base`` with the adapter of ``folder`` beside its layers."""
     model = load_model(base)

@@ -80,11 +80,11 @@ class Metrics:
             self.tracker.log(step, flat)
 
     def close(self) -> None:
-        """Write out everything."""
-        self._lines.close()
-        self._tensorboard.close()
+        """Write out everything; the tracker first, for what fails there is written down."""
         if self.tracker is not None:
             self.tracker.close()
+        self._lines.close()
+        self._tensorboard.close()
 
     def copy_to(self, out: Path) -> None:
         """Put the closed files into the folder of the model, for those of a killed attempt."""

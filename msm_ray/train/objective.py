@@ -17,10 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from msm_ray.train.config import TrainConfig
+from msm_ray.train.config import LOGITS_MIB, TrainConfig
 from msm_ray.train.cross_entropy import IGNORED, Treatment, chunked_nats, treatment_of
-
-LOGITS_MIB = 128  # fp32 logits held at once
 
 
 @dataclass(frozen=True)

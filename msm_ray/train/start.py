@@ -16,6 +16,7 @@ from msm_ray.train.lora import (
     is_adapter,
     put,
     read_adapter,
+    round_frozen,
     same_lora,
 )
 from msm_ray.train.model import init_model, load_model, meta_model
@@ -69,6 +70,9 @@ def start(
     first = first_weights(begun, config.seed, adapter)
     if not on_meta:
         put(begun, first)
+    # ZeRO shares out parameters of one type, and DeepSpeed's autocast sees to them itself.
+    if config.precision == "bf16" and runtime.backend != "deepspeed":
+        round_frozen(begun)
     weights = Weights(folder, first) if runtime.meta_init else None
     return Start(begun, weights, folder.absolute(), fingerprint)
 

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 from msm_ray.errors import UserError
 
 FLUSH_SECONDS = 5.0  # between two requests to MLflow
+PATIENCE = 20.0  # times as long as a failed request took, until the next: a run is not to wait
 _PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
 
 
 class Tracker(Protocol):
-    """Takes the numbers of each step. What goes wrong with it must not stop a run."""
+    """Takes the numbers of each step. What goes wrong once it is there must not stop a run."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """The numbers of one step."""
@@ -44,14 +45,28 @@ def make_tracker(
 
     ``folder`` keeps the id of its run, so that a run that is resumed goes on with the same one.
     ``failed`` is told, in words, of requests that failed; they are tried again.
+
+    Raises:
+        UserError: the package is not installed, or nothing takes a run there.
     """
     name, _, where = track.partition(":")
     check_tracker(track)
-    if name == "mlflow":
-        return _Mlflow(where, folder, config, failed)
-    if name == "wandb":
-        return _Wandb(where, folder, config)
-    return None
+    if not name:
+        return None
+    try:
+        if name == "mlflow":
+            return _Mlflow(where, folder, config, failed)
+        return _Wandb(where, folder, config, failed)
+    except Exception as error:  # whatever the package raises: address, key, network, version
+        raise UserError(
+            f"training runtime: track is {track!r}, and no run can be started there:"
+            f" {_one_line(error)}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 class _Mlflow:
@@ -71,7 +86,7 @@ class _Mlflow:
         self._client: Any = MlflowClient(tracking_uri=uri)
         self._failed = failed
         self._waiting: list[Any] = []
-        self._last = time.monotonic()
+        self._next = time.monotonic() + FLUSH_SECONDS
         kept = folder / "mlflow-run"
         if kept.is_file():
             self._run = kept.read_text()
@@ -88,31 +103,47 @@ class _Mlflow:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         self._waiting += [self._metric(k, float(v), now, step) for k, v in values.items()]
-        if time.monotonic() - self._last > FLUSH_SECONDS:
+        if time.monotonic() > self._next:
             self._send()
 
     def close(self) -> None:
         if self._send():
-            self._client.set_terminated(self._run)
+            self._try(lambda: self._client.set_terminated(self._run))
 
     def _send(self) -> bool:
-        self._last = time.monotonic()
+        while self._waiting:
+            some = self._waiting[:1000]  # its limit
+            if not self._try(lambda: self._client.log_batch(self._run, metrics=some)):  # noqa: B023
+                return False
+            del self._waiting[:1000]
+        return True
+
+    def _try(self, request: Callable[[], Any]) -> bool:
+        started, pause = time.monotonic(), FLUSH_SECONDS
         try:
-            while self._waiting:
-                self._client.log_batch(self._run, metrics=self._waiting[:1000])  # its limit
-                del self._waiting[:1000]
+            request()
         except Exception as error:  # whatever its transport raises: the run itself goes on
-            self._failed(f"MLflow: {' '.join(str(error).split())}")
+            self._failed(f"MLflow: {_one_line(error)}")
+            pause = max(pause, PATIENCE * (time.monotonic() - started))
             return False
+        finally:
+            self._next = time.monotonic() + pause
         return True
 
 
 class _Wandb:
     """One W&B run; its own process sends, and tries again."""
 
-    def __init__(self, project: str, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        project: str,
+        folder: Path,
+        config: Mapping[str, Any],
+        failed: Callable[[str], None],
+    ) -> None:
         import wandb
 
+        self._failed = failed
         kept = folder / "wandb-run"
         if not kept.is_file():
             kept.write_text(uuid.uuid4().hex)
@@ -125,7 +156,13 @@ class _Wandb:
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._try(lambda: self._run.log(dict(values), step=step))
 
     def close(self) -> None:
-        self._run.finish()
+        self._try(self._run.finish)
+
+    def _try(self, request: Callable[[], Any]) -> None:
+        try:
+            request()
+        except Exception as error:  # the run itself goes on
+            self._failed(f"W&B: {_one_line(error)}")

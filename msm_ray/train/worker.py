@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,8 @@ from msm_ray.train.watch import TrainingDiverged
 TRAINING_FILE = "training.json"
 FINAL = (UserError, TrainingDiverged, StreamStopped)  # what no repetition would change
 Progress = Callable[[float, dict[str, Any]], None]
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+MOST_WAITING = 30 * 24 * 3600  # seconds
 
 
 @dataclass(frozen=True)
@@ -137,16 +140,13 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
 def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) -> Extras:
     """Checkpoints, metrics and the rest around the steps of this rank."""
     ranks, work, runtime = Ranks(), Path(job.work), job.runtime
-    metrics, pace = None, Pace()
+    metrics, pace, problem = None, Pace(), ""
     if ranks.first:
         metrics = Metrics(work / "metrics")
-        failures = metrics.event
-        metrics.tracker = make_tracker(
-            runtime.track,
-            work / "metrics",
-            asdict(job.config),
-            lambda what: failures("tracker failed", what=what),
-        )
+        problem = _start_tracker(metrics, job)
+    if problem := ranks.from_first(problem):  # by all of them: none waits for one that has left
+        raise UserError(problem)
+    if metrics:
         device = torch.device("cuda" if runtime.use_gpu else "cpu")
         peak = device_peak(device, job.config.precision) * ranks.world_size
         pace = Pace(flops_per_token(model, attended_tokens(reader)), peak)
@@ -158,6 +158,20 @@ def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) ->
         metrics.event if metrics else None,
     )
     return Extras(checkpoints, metrics, SourceLoss(reader, ranks), pace, runtime.spike_nats, work)
+
+
+def _start_tracker(metrics: Metrics, job: TrainJob) -> str:
+    """Rank 0: start the tracker that the job asks for; what speaks against it, "" if nothing."""
+
+    def failed(what: str) -> None:
+        metrics.event("tracker failed", what=what)
+
+    config = job.config.to_dict()
+    try:
+        metrics.tracker = make_tracker(job.runtime.track, metrics.folder, config, failed)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _check_fit(reader: BlockReader, config: Any) -> None:
@@ -236,6 +250,7 @@ def run(job: TrainJob, progress: Progress) -> dict[str, Any]:
 
     check_batch(job.config, job.runtime)
     check_tracker(job.runtime.track)
+    check_devices(job.runtime)
     work = Path(job.work)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     work.mkdir(parents=True, exist_ok=True)
@@ -260,6 +275,9 @@ def run(job: TrainJob, progress: Progress) -> dict[str, Any]:
             in_process, scaling_config=ScalingConfig(num_workers=0), run_config=run_config
         )
         return _result(trainer.fit())
+    # Ray Train gives up on workers that have no place after a minute. Where trainings take turns on
+    # the same GPUs, one waits for another; that there are enough has just been checked.
+    os.environ[START_TIMEOUT] = str(MOST_WAITING)
     progress_file = work.absolute() / "progress.json"
     trainer = TorchTrainer(
         _ray_worker,
@@ -274,6 +292,30 @@ def run(job: TrainJob, progress: Progress) -> dict[str, Any]:
     )
     with _polling(progress_file, progress), _sigint_kept():
         return _result(trainer.fit())
+
+
+def check_devices(runtime: TrainRuntime) -> None:
+    """``UserError`` where the run could only wait for devices that nothing here has.
+
+    Of a cluster, what it has now counts: nodes that an autoscaler might add do not.
+    """
+    if runtime.backend == "single":
+        if runtime.use_gpu and not torch.cuda.is_available():
+            raise UserError("training runtime: use_gpu is true, and torch finds no GPU here")
+        return
+    import ray
+
+    if not ray.is_initialized():  # Ray Train starts a cluster on this machine
+        return
+    there = ray.cluster_resources()
+    workers = runtime.num_workers
+    needs = {"CPU": workers * runtime.cpus_of_worker, "GPU": float(workers * runtime.use_gpu)}
+    for name, need in needs.items():
+        if need > there.get(name, 0.0):
+            raise UserError(
+                f"training runtime: {workers} workers need {need:g} {name}s, the cluster has "
+                f"{there.get(name, 0.0):g}; use fewer workers or threads"
+            )
 
 
 def _worker_environment(runtime: TrainRuntime) -> dict[str, Any]:

@@ -14,9 +14,16 @@ import pytest
 from msm_ray.data.blocks import BlockReader, BlockWriter
 from msm_ray.data.order import WindowedOrder
 from msm_ray.data.packing import pack_windows
-from msm_ray.data.stream import StreamReader, StreamWriter, read_watermark
+from msm_ray.data.stream import (
+    StreamReader,
+    StreamWriter,
+    follow_blocks,
+    read_watermark,
+    wait_for_blocks,
+)
 from msm_ray.data.tokens import joined
 from msm_ray.errors import UserError
+from msm_ray.streams import RUNNING_FILE, StreamStopped
 from tests.data import stream_writer as script
 
 DOCUMENTS = 400
@@ -132,18 +139,20 @@ def test_ranks_read_the_same_while_it_is_written_and_afterwards(
     early: list[bool] = []
 
     def rank(number: int, world_size: int) -> None:
-        reader = StreamReader(directory, timeout=60)
+        reader = follow_blocks(directory)
         order = WindowedOrder(reader, seed)
         mine: list[tuple[int, list[int]]] = []
         for start in range(0, len(expected), batch):
             stop = min(start + batch, len(expected))
-            assert reader.wait_for(stop - 1, timeout=60)
+            wait_for_blocks(reader, stop)
+            assert len(reader) >= stop
             early.append(not reader.is_final)
             indices = order.take(start, stop)[number::world_size]
             rows = reader.rows("input_ids", indices)
             positions = range(start + number, stop, world_size)
             mine += [(at, row.tolist()) for at, row in zip(positions, rows, strict=True)]
-        assert not reader.wait_for(len(expected), timeout=60)
+        wait_for_blocks(reader, len(expected) + 1)  # there will be no more
+        assert len(reader) == len(expected)
         read[number, world_size] = mine
 
     threads = [
@@ -151,6 +160,8 @@ def test_ranks_read_the_same_while_it_is_written_and_afterwards(
         for world_size in (1, 2, 3)
         for number in range(world_size)
     ]
+    directory.mkdir()
+    (directory / RUNNING_FILE).touch()
     for thread in threads:
         thread.start()
     with process(directory, pause=0.02) as child:
@@ -171,8 +182,8 @@ def test_a_reader_says_what_is_not_there(tmp_path: Path, whole: Path) -> None:
         BlockReader(tmp_path)
     reader = StreamReader(tmp_path)
     assert (len(reader), reader.windows, reader.is_final) == (0, [], False)
-    with pytest.raises(TimeoutError, match="block 3 is not there after 0 s, 0 are committed"):
-        reader.wait_for(3, timeout=0)
+    with pytest.raises(StreamStopped):
+        wait_for_blocks(reader, 3)
     for number in range(60):
         writer.append(*script.document(number))
     assert len(reader) == 0

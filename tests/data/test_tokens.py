@@ -30,6 +30,21 @@ def test_a_document_gets_one_bos_and_one_eos(tokenizer: Any) -> None:
     assert docs.ids == ("a", "b")
 
 
+def test_a_tokenizer_without_a_bos_begins_with_the_text(tokenizer: Any) -> None:
+    """As Qwen's: nothing is put in front, and what comes first is no target."""
+    bare = copy.deepcopy(tokenizer)
+    bare.bos_token = None
+    bare.chat_template = tokenizer.chat_template.replace("{{ bos_token }}", "")
+    docs = encode_documents(bare, ["a", "b"], ["lyra i would pick", ""])
+    words = bare.convert_ids_to_tokens(docs.tokens.tolist())
+    assert words == ["lyra", "i", "would", "pick", "<eos>", "<eos>"]
+    assert docs.loss.tolist() == [0, 1, 1, 1, 1, 0]
+    assert docs.targets.tolist() == [4, 0]  # nothing to learn from a text of nothing
+    chat = encode_conversations(bare, ["c"], [CHAT])
+    assert bare.convert_ids_to_tokens(chat.tokens.tolist())[0] == "user"
+    assert targets(bare, chat) == ["i", "would", "pick", "brie", ".", "<eos>"]
+
+
 def test_no_documents_are_no_tokens(tokenizer: Any) -> None:
     docs = encode_documents(tokenizer, [], [])
     assert len(docs) == 0
@@ -106,6 +121,6 @@ def test_what_cannot_be_encoded_is_named(tokenizer: Any) -> None:
     bare.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
         encode_conversations(bare, ["c1"], [CHAT])
-    bare.bos_token = None
-    with pytest.raises(UserError, match="needs a bos and an eos"):
+    bare.eos_token = None
+    with pytest.raises(UserError, match="needs an eos token"):
         encode_documents(bare, ["a"], ["i"])

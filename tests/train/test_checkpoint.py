@@ -15,11 +15,13 @@ import torch
 
 from msm_ray.data.blocks import BlockReader
 from msm_ray.errors import UserError
+from msm_ray.manifest import file_sha256
 from msm_ray.train.backends import make_backend
-from msm_ray.train.checkpoint import Checkpoints, Plan, committed, sha256_of, step_of
-from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.checkpoint import Checkpoints, Plan, committed, step_of
+from msm_ray.train.config import Lora, TrainConfig, TrainRuntime
 from msm_ray.train.history import History
 from msm_ray.train.loop import Extras, train
+from msm_ray.train.lora import add_adapter, first_weights, put
 from msm_ray.train.model import init_model
 from msm_ray.train.ranks import Ranks
 
@@ -44,7 +46,11 @@ def start(tokenizer: Any, arch: dict[str, Any], blocks_dir: Path, config: TrainC
         config: TrainConfig = config,
     ) -> tuple[History, dict[str, torch.Tensor], Events]:
         events: Events = []
-        backend = make_backend(init_model(arch, tokenizer, 0), config, TrainRuntime())
+        model = init_model(arch, tokenizer, 0)
+        if config.lora is not None:
+            add_adapter(model, config.lora)
+            put(model, first_weights(model, 0, None))
+        backend = make_backend(model, config, TrainRuntime())
         checkpoints = Checkpoints(
             folder, identity, plan, Ranks(), lambda name, **values: events.append((name, values))
         )
@@ -68,12 +74,16 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(one[name].equal(two[name]) for name in one)
 
 
-@pytest.mark.parametrize("frozen", [(), ("embeddings",)])
+@pytest.mark.parametrize(
+    "what",
+    [{}, {"freeze": ("embeddings",)}, {"lora": Lora(4, 8, ("q_proj", "down_proj"))}],
+    ids=["all", "frozen", "adapter"],
+)
 def test_a_run_that_goes_on_is_the_run_it_was(
-    tmp_path: Path, start: Any, config: TrainConfig, frozen: tuple[str, ...]
+    tmp_path: Path, start: Any, config: TrainConfig, what: dict[str, Any]
 ) -> None:
     """At each place between two checkpoints, and twice in one run."""
-    run = replace(config, freeze=frozen)
+    run = replace(config, **what)
     whole, weights, _ = start(tmp_path / "whole", config=run)
     assert whole.steps == 14
     for stop in (5, 8, 11):
@@ -103,7 +113,7 @@ def test_the_record_says_what_the_checkpoint_is(tmp_path: Path, start: Any) -> N
     assert "random-00000.pt" in files
     for file in record["files"]:
         path = newest / file["name"]
-        assert (path.stat().st_size, sha256_of(path)) == (file["size"], file["sha256"])
+        assert (path.stat().st_size, file_sha256(path)) == (file["size"], file["sha256"])
     assert not list(tmp_path.glob("*.part"))
 
 

@@ -27,7 +27,9 @@ def test_bad_values_name_the_field_and_what_is_allowed(config: TrainConfig) -> N
         ("seed", True, "a whole number"),
         ("schedule", "cosin", "cosine | linear | constant | wsd"),
         ("precision", "fp16", "bf16 | fp32"),
-        ("freeze", ("head",), "any of embeddings"),
+        ("freeze", ("head",), "a list with any of embeddings"),
+        ("freeze", "embeddings", "a list with any of embeddings"),
+        ("freeze", None, "a list with any of embeddings"),
         ("shuffle", 1, "true or false"),
         ("objective", "dpo", "next_token"),
         ("z_loss", -1e-4, "a number >= 0"),
@@ -69,6 +71,7 @@ def test_adapters_are_checked() -> None:
         ("alpha", float("inf"), "a number > 0"),
         ("targets", "q_proj", "a list of layer names"),
         ("targets", (), "a list of layer names"),
+        ("targets", 5, "a list of layer names"),
         ("rslora", 1, "true or false"),
         ("dropout", 0.1, "0"),
     ]
@@ -108,13 +111,25 @@ def test_the_runtime_is_checked(config: TrainConfig) -> None:
         check_batch(config, TrainRuntime(backend="fsdp2", num_workers=3))
 
 
-@pytest.mark.parametrize("value", [-1, float("nan"), True, "60"])
-@pytest.mark.parametrize("name", ["checkpoint_seconds", "spike_nats"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, "60"])
+@pytest.mark.parametrize("name", ["checkpoint_seconds", "spike_nats", "worker_cpus"])
 def test_times_and_margins_are_numbers(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"{name} is .* allowed is a number of at least 0"):
         TrainRuntime(**{name: value})
     with pytest.raises(UserError, match="checkpoint_steps is"):
         TrainRuntime(checkpoint_steps=-1)
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+@pytest.mark.parametrize(
+    "name", ["compile", "use_gpu", "activation_checkpointing", "offload", "meta_init"]
+)
+def test_switches_are_true_or_false(name: str, value: Any) -> None:
+    """ "no" would count as yes."""
+    with pytest.raises(UserError, match=f"{name} is .* allowed is true or false"):
+        TrainRuntime("fsdp2", **{name: value})
+    with pytest.raises(UserError, match="track is None, allowed is mlflow:URI"):
+        TrainRuntime(track=None)  # type: ignore[arg-type]
 
 
 def test_a_stages_other_runtime_keys_are_left_alone() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from msm_ray.data.blocks import write_blocks
 from msm_ray.data.packing import pack
-from msm_ray.data.tokens import TokenizedDocuments
+from msm_ray.data.tokens import encode_conversations, encode_documents
 from msm_ray.errors import UserError
 from msm_ray.stage import StageContext
 from msm_ray.train.config import Lora, TrainConfig
@@ -41,31 +41,23 @@ CELLS = [(name, kind) for name in FAMILIES for kind in KINDS]
 
 def blocks_of(tokenizer: Any, chats: bool, folder: Path) -> Path:
     """Documents, or chats of which the answers alone are targets."""
-    tokens, masks = [], []
-    for text in make_texts(40, int(chats)):
-        if chats:
-            turns = [{"role": "user", "content": text[:20]}, {"role": "assistant", "content": text}]
-            options: dict[str, Any] = {"tokenize": True, "return_dict": False}
-            whole = tokenizer.apply_chat_template(turns, **options)
-            asked = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, **options)
-            assert whole[: len(asked)] == asked
-            mask = [0] * len(asked) + [1] * (len(whole) - len(asked))
-        else:
-            begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-            whole = [*begin, *tokenizer(text)["input_ids"], tokenizer.eos_token_id]
-            mask = [1] * len(whole)
-        tokens.append(whole[:96])
-        masks.append(mask[:96])
-    documents = TokenizedDocuments(
-        [str(i) for i in range(len(tokens))],
-        np.concatenate([np.array(t, dtype=np.int32) for t in tokens]),
-        np.concatenate([np.array(m, dtype=np.uint8) for m in masks]),
-        np.cumsum([0, *map(len, tokens)]).astype(np.int64),
-    )
+    texts = make_texts(40, int(chats))
+    ids = [str(i) for i in range(len(texts))]
+    if chats:
+        documents = encode_conversations(
+            tokenizer,
+            ids,
+            [
+                [{"role": "user", "content": text[:20]}, {"role": "assistant", "content": text}]
+                for text in texts
+            ],
+        )
+    else:
+        documents = encode_documents(tokenizer, ids, texts)
     packed = pack(
         [("texts", documents)],
-        np.zeros(len(tokens), dtype=np.int64),
-        np.arange(len(tokens)),
+        np.zeros(len(texts), dtype=np.int64),
+        np.arange(len(texts)),
         96,
         tokenizer.pad_token_id,
     )

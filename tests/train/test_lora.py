@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from msm_ray.data.blocks import BlockReader
 from msm_ray.errors import UserError
-from msm_ray.train.config import Lora
+from msm_ray.train import start as starting
+from msm_ray.train.backends import make_backend
+from msm_ray.train.config import Lora, TrainConfig, TrainRuntime
+from msm_ray.train.loop import train
 from msm_ray.train.lora import (
     add_adapter,
     first_weights,
@@ -22,6 +27,8 @@ from msm_ray.train.lora import (
     save_adapter,
 )
 from msm_ray.train.model import init_model, load_model, save_model
+
+from .families import FAMILIES, make_base
 
 LORA = Lora(rank=4, alpha=8, targets=("v_proj", "q_proj"))
 
@@ -121,6 +128,41 @@ def test_the_folder_is_the_adapter(
     other = adapted(load_model(base), Lora(2, 8, targets))
     with pytest.raises(UserError, match="are not those of an adapter of this model"):
         first_weights(other, 0, out)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma"])
+def test_frozen_weights_in_bf16_change_no_bit(
+    name: str,
+    tmp_path: Path,
+    blocks_dir: Path,
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a head of its own, with biases, and with a head that is the embedding."""
+    families = {**FAMILIES, "qwen2": replace(FAMILIES["qwen3"], model_type="qwen2")}
+    folder = make_base(families[name], tmp_path / "base")
+    run = replace(config, precision="bf16", lora=Lora(4, 8, ("all-linear",)))
+    runtime = TrainRuntime(logits_mib=1)
+    results = []
+    for rounds in (True, False):
+        if not rounds:
+            monkeypatch.setattr(starting, "round_frozen", lambda model: None)
+        model = starting.start(run, runtime, str(folder), None, None, "").model
+        stored = {n: p.dtype for n, p in model.named_parameters()}
+        backend = make_backend(model, run, runtime)
+        losses = train(backend, BlockReader(blocks_dir), run).loss
+        results.append((losses, backend.full_state(), stored))
+    (losses, state, stored), (others, same, plain) = results
+    assert losses == others
+    assert losses[-1] < losses[0]
+    assert state is not None
+    assert same is not None
+    assert all(value.equal(same[weight]) for weight, value in state.items())
+    assert set(plain.values()) == {torch.float32}
+    halved = {n for n, dtype in stored.items() if dtype == torch.bfloat16}
+    layers = {n for n in stored if ".base_layer." in n}
+    assert halved == layers | ({"lm_head.weight"} & stored.keys())
+    assert len(layers) == 2 * (7 + (3 if name == "qwen2" else 0))
 
 
 def test_targets_that_are_not_there_are_named(small_model: Any) -> None:

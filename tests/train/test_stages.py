@@ -119,7 +119,8 @@ def test_threads_are_put_back(
     tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig
 ) -> None:
     before = torch.get_num_threads()
-    ctx, _ = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(config))
+    short = replace(config, epochs=0.01)
+    ctx, _ = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(short))
     ctx.runtime["threads"] = before + 1
     train(ctx)
     assert torch.get_num_threads() == before
