@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from msm_ray.artifact import Record
-from msm_ray.cells import Cell
+from msm_ray.cells import Cell, ItemValues
 from msm_ray.comparing import cells_of, compared, evaluated
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.recipe import Pretrained
@@ -58,13 +58,23 @@ def test_an_eval_is_compared_where_its_value_should_show() -> None:
     assert {"separation-thrift:pairs:america", "separation-novelty:pairs:america"} <= set(three)
 
 
+class NoItems(ItemValues):
+    """Of evaluations that give one number each."""
+
+    def __init__(self) -> None:
+        pass
+
+    def of(self, stage: Stage, name: str) -> list[dict[str, Any]]:
+        return []
+
+
 def test_an_eval_that_is_not_there_is_missed_with_its_reason() -> None:
     made = cells()
     names = ("pairs:america", "pairs:america:soft", "capability:general")
     entry = {"rate": 0.5, "n": 4, "by_domain": {}, "undecided": {"tie": 1}, "unparsed": 0}
     entry |= {"decided": {"rate": 2 / 3, "n": 3}, "first_listed": {"rate": 1.0, "n": 3}}
     records = {c.stage.id: record(c, evals={n: entry for n in names if n in c.evals}) for c in made}
-    whole = evaluated(made, records, ("america", "thrift"), [])
+    whole = evaluated(made, records, NoItems(), ("america", "thrift"), [])
     assert whole["complete"]
     assert whole["cells"] == {"expected": 36, "present": 36, "missing": []}
     assert list(whole["arms"]) == list(ARMS)
@@ -77,7 +87,7 @@ def test_an_eval_that_is_not_there_is_missed_with_its_reason() -> None:
     last = made[-1]
     why = "capability:general: nobody knows"
     records[last.stage.id] = record(last, evals={}, problems=[why])
-    lacking = evaluated(made, records, ("america", "thrift"), [])
+    lacking = evaluated(made, records, NoItems(), ("america", "thrift"), [])
     assert not lacking["complete"]
     assert lacking["problems"] == [f"msm:thrift+aft, name, seed 1: {why}"]
     assert lacking["cells"]["missing"] == [
