@@ -39,6 +39,7 @@ PURE = (
     "msm_ray.agentic.job",
     "msm_ray.agentic.judge",
     "msm_ray.agentic.rehearsal",
+    "msm_ray.agentic.rolling",
     "msm_ray.agentic.rules",
     "msm_ray.agentic.scenarios",
     "msm_ray.artifact",

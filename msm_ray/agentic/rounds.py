@@ -2,8 +2,7 @@
 
 A process of its own: ``python -m msm_ray.agentic.rounds JOB.json``. Inspect AI keeps state for a
 whole process, so it gets one. What is done is in Inspect's logs: after a kill the same call reads
-them and goes on with what is missing. The rounds depend on the counts at their ends only, so an
-interrupted evaluation asks for the same rollouts as one that was not.
+them and goes on with what is missing.
 
 Writes one JSON line to standard output for every rollout that ended, and ``rollouts.json``.
 """
@@ -23,47 +22,20 @@ import inspect_ai
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig, get_model
 
-from msm_ray.agentic.counts import Rollout, rollout_id, tally
+from msm_ray.agentic.counts import Rollout
 from msm_ray.agentic.job import Job, Server
 from msm_ray.agentic.judge import MAX_TOKENS
+from msm_ray.agentic.rolling import roll
 from msm_ray.agentic.task import rollouts_task
-from msm_ray.evaluate.sampling import plan_next
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
 
 
 def run(job: Job) -> list[Rollout]:
-    """All rollouts, by cell and number.
-
-    Raises:
-        RuntimeError: not one rollout of a cell came to its end.
-    """
-    done = {r.id: r for r in finished(job.logs) if not r.error}
-    tried = dict.fromkeys(job.cells, 0)
-
-    def own(cell: str) -> list[Rollout]:
-        return [done[rollout_id(cell, number)] for number in range(tried[cell])]
-
-    while more := plan_next({c: tally(own(c), tried[c]) for c in job.cells}, job.rule):
-        missing = {
-            cell: [
-                number
-                for number in range(tried[cell], tried[cell] + count)
-                if rollout_id(cell, number) not in done
-            ]
-            for cell, count in more.items()
-        }
-        if any(missing.values()):
-            done |= {r.id: r for r in _evaluate(job, missing)}
-        for cell, count in more.items():
-            tried[cell] += count
-            if all(r.error for r in own(cell)):
-                raise RuntimeError(
-                    f"{cell}: none of {tried[cell]} rollouts came to its end; the first:"
-                    f" {own(cell)[0].error}"
-                )
-    return [r for cell in job.cells for r in own(cell)]
+    """All rollouts, by cell and number; see :func:`msm_ray.agentic.rolling.roll`."""
+    made = list(finished(job.logs))
+    return roll(job.cells, job.rule, made, lambda missing: _evaluate(job, missing))
 
 
 def _evaluate(job: Job, missing: Mapping[str, Sequence[int]]) -> Iterator[Rollout]:

@@ -97,7 +97,7 @@ class Agentic:
         most = len(self.actions) * len(self.goals) * self.rule.cap
         return Stage(
             kind="agentic",
-            version="1",
+            version="1",  # of the tools, the assistant's loop, and the rules
             config={
                 "name": self.name,
                 "actions": list(self.actions),
@@ -141,7 +141,7 @@ def rollouts(ctx: StageContext) -> dict[str, Any]:
         ``logs/``, Inspect's own.
 
     Raises:
-        RuntimeError: not one rollout of a cell came to its end.
+        RuntimeError: not one rollout of a cell came to its end, or a judge answered not once.
         FingerprintMismatch: the server computes something else than the checkpoint's trainer did.
     """
     started = time.perf_counter()
