@@ -22,15 +22,14 @@ class Component:
     max_repeats: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.share) and self.share >= 0):
-            raise UserError(
-                f"mixture component {self.name!r}: share is {self.share}, allowed is a number >= 0"
-            )
-        if not (math.isfinite(self.max_repeats) and self.max_repeats > 0):
-            raise UserError(
-                f"mixture component {self.name!r}: max_repeats is {self.max_repeats}, "
-                "allowed is a number > 0"
-            )
+        for name, allowed in (("share", "a number >= 0"), ("max_repeats", "a number > 0")):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            enough = number and (value > 0 or (value == 0 and name == "share"))
+            if not (enough and math.isfinite(value)):
+                raise UserError(
+                    f"mixture component {self.name!r}: {name} is {value!r}, allowed is {allowed}"
+                )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ class Weights:
         self.given = dict(given or {})
         self.files: dict[str, Path] = {} if folder is None else _files_by_name(folder)
 
+    def check(self, names: Iterable[str]) -> None:
+        """UserError where there is none of a name: on every rank, before one waits for another."""
+        for name in names:
+            if name not in self.given:
+                self._file(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape; UserError where there is none of this name."""
         if name in self.given:
@@ -49,12 +55,15 @@ class Weights:
     def _open(self, name: str) -> Any:
         from safetensors import safe_open
 
+        return safe_open(self._file(name), framework="pt")
+
+    def _file(self, name: str) -> Path:
         if name not in self.files:
             raise UserError(
                 f"{self.folder}: no weight {name} in its safetensors files; meta_init reads weights"
                 " by the names that the model has in transformers"
             )
-        return safe_open(self.files[name], framework="pt")
+        return self.files[name]
 
 
 def _files_by_name(folder: Path) -> dict[str, Path]:

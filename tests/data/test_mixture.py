@@ -137,6 +137,8 @@ def test_what_is_wrong_is_said_in_one_line() -> None:
         Component("spec", -0.1, 1)
     with pytest.raises(UserError, match="share is nan"):
         Component("spec", float("nan"), 1)
+    with pytest.raises(UserError, match="share is 'half', allowed is a number >= 0"):
+        Component("spec", "half", 1)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="max_repeats is 0"):
         Component("spec", 1, 0)
     with pytest.raises(UserError, match="all zero"):

@@ -23,8 +23,10 @@ def test_rows_of_what_lies_in_files_and_of_what_is_given(tmp_path: Path, small_m
         assert weights.rows(name, 1, 3).equal(value[1:3])
     assert weights.rows("extra", 1, 2).tolist() == [[2.0, 3.0]]
     assert weights.whole("extra").dtype == torch.float32
-    with pytest.raises(UserError, match="no weight model.norm.bias"):
-        weights.whole("model.norm.bias")
+    weights.check([*dict(small_model.named_parameters()), "extra"])
+    for ask in (weights.whole, lambda name: weights.check(["extra", name])):
+        with pytest.raises(UserError, match="no weight model.norm.bias"):
+            ask("model.norm.bias")
     with pytest.raises(UserError, match=r"no model\.safetensors"):
         Weights(tmp_path / "elsewhere")
 

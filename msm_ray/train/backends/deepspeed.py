@@ -166,10 +166,11 @@ def partitioned_model(folder: Path, runtime: TrainRuntime) -> Any:
 def fill(model: Any, weights: Weights) -> None:
     """Read the parameters of a partitioned model: rank 0 each by itself, the others their parts."""
     deepspeed = _deepspeed()
+    # Without an id: an adapter's, which has its values and is cut up later.
+    parted = {n: p for n, p in model.named_parameters() if hasattr(p, "ds_id")}
+    weights.check(map(base_name, parted))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not hasattr(parameter, "ds_id"):
-                continue  # an adapter's, which has its values and is cut up later
+        for name, parameter in parted.items():
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                 if dist.get_rank() == 0:
                     parameter.copy_(weights.whole(base_name(name)))

@@ -104,6 +104,7 @@ def fill(model: LossModel, weights: Weights, device: torch.device) -> None:
     """Give memory to a sharded model on the meta device; each rank reads the rows of its slices."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+    weights.check(base_name(plain_name(name)) for name, _ in model.named_parameters())
     buffers = dict(model.named_buffers())
     model.to_empty(device=device)
     with torch.no_grad():
