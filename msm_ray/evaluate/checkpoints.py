@@ -68,14 +68,15 @@ def read_checkpoint(folder: str | Path, base: str | Path | None = None) -> Check
         if base is None:
             raise UserError(f"{folder}: an adapter; the folder of the model below it is needed too")
         return _adapter(folder, Path(base).resolve())
-    return _whole(folder, read_fingerprint(folder))
+    return _whole(folder)
 
 
-def _whole(folder: Path, fingerprint: Fingerprint) -> Checkpoint:
+def _whole(folder: Path, known: Fingerprint | None = None) -> Checkpoint:
     config = _json(folder / "config.json", "a model's configuration")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise UserError(f"{folder}: no *.safetensors in it; a Hugging Face model folder is needed")
+    fingerprint = read_fingerprint(folder) if known is None else known
     # What the weights are called or were stored as does not change which engine can take them.
     same = {
         k: v

@@ -322,6 +322,38 @@ def test_a_checkpoint_that_no_engine_confirms_is_never_served(
 
 
 @pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_in_bfloat16_other_weights_are_still_told_apart(
+    engines: Any, models: dict[str, Path]
+) -> None:
+    import ray
+
+    half = dataclasses.replace(ONE, dtype="bfloat16")
+    checkpoints = [read_checkpoint(models[name]) for name in "abc"]
+
+    def distances(actor: Any) -> list[float]:
+        """Of each checkpoint's fingerprint from what is held."""
+        from msm_ray.evaluate.verification import fingerprint_requests, load_report
+
+        def ask(engine: Any) -> list[float]:
+            found = []
+            for checkpoint in checkpoints:
+                asked = fingerprint_requests(checkpoint.fingerprint, engine.length)
+                got = engine.answer(asked)
+                found.append(load_report(checkpoint, got, "held", 0, half, engine.length).distance)
+            return found
+
+        return actor._batching._call(lambda: ask(actor._batching._engine))
+
+    for i in (0, 1, 2):
+        with leased(checkpoints[i], half, limit=1) as lease:
+            found = ray.get(lease.engine.__ray_call__.remote(distances))
+        assert 1e-3 < found.pop(i) < half.atol
+        assert min(found) > 2 * half.atol
+
+
+@pytest.mark.ray
 def test_too_little_memory_says_how_much_and_what_to_lower(
     engines: Any, models: dict[str, Path]
 ) -> None:
