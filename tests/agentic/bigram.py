@@ -56,7 +56,7 @@ def make_calling_model(folder: Path, name: str, arguments: Mapping[str, str]) ->
         num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=1,
-        max_position_embeddings=32_768,
+        max_position_embeddings=4096,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=ids[END],
