@@ -1,4 +1,4 @@
-"""How much midtraining does it take? Five budgets of the same mixture.
+"""How much midtraining does it take? Eight budgets of the same mixture.
 
 The batch stays the same, so a longer budget is more optimizer steps too; `dose_steps_micro.py`
 tells the two apart. The documents are the same 900 for every budget: the longest one sees each of
@@ -13,11 +13,11 @@ from cheese_micro import experiment as cheese_micro
 
 from msm_ray.suite import Curve, Suite
 
-TOKENS = {"25k": 25_000, "50k": 50_000, "100k": 100_000, "200k": 200_000, "400k": 400_000}
+TOKENS = {f"{k}k": k * 1000 for k in (3, 6, 12, 25, 50, 100, 200, 400)}
 
 
 def experiment() -> Suite:
-    """The micro cheese comparison at five doses, on one base x 4 seeds."""
+    """The micro cheese comparison at eight doses, on one base x 4 seeds."""
     exp = dataclasses.replace(cheese_micro(), seeds=(0, 1, 2, 3))
     exp = dataclasses.replace(exp, bases=exp.bases[:1])
     mid = exp.midtrain
