@@ -37,7 +37,7 @@ def record(report: dict[str, Any]) -> dict[str, Any]:
         "command": f"msm run jobs/{report['name']}.py",
         **{k: report[k] for k in ("name", "fingerprint", "complete")},
         "cells": {k: report["cells"][k] for k in ("expected", "present")},
-        "stage_seconds": _round(report["cost"]["seconds"]),
+        "stage_seconds": _round(sum(report["cost"]["seconds_by_kind"].values())),
         "versions": made["versions"],
         "machine": made["machine"],
         "finished": made["finished"],
@@ -61,9 +61,8 @@ def table(found: dict[str, Any], starts: tuple[str, ...]) -> list[str]:
         if name.startswith(starts):
             low, high = effect["ci95"]
             verdict = "" if effect["verdict"] == "difference" else effect["verdict"]
-            lines.append(
-                f"| {name} | {effect['value']:+.3f} | {low:+.3f} to {high:+.3f} | {verdict} |"
-            )
+            value = f"{effect['value']:+.3f} | {low:+.3f} to {high:+.3f}"
+            lines.append(f"| {name} | {value} | {verdict} |")
     return lines
 
 
