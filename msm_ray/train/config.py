@@ -12,6 +12,7 @@ from msm_ray.errors import UserError
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
 PRECISIONS = ("bf16", "fp32")
 FREEZABLE = ("embeddings",)
+ATTENTIONS = ("sdpa", "flex_attention", "flash_attention_2")
 BACKENDS = ("single", "fsdp2", "deepspeed")
 OBJECTIVES = ("next_token",)
 ZERO_STAGES = (2, 3)
@@ -206,6 +207,10 @@ class TrainRuntime:
     reads each weight from the folder into its slice, so that no worker ever holds the whole model
     (fsdp2, deepspeed with ``zero_stage`` 3).
 
+    ``attention``: "sdpa" has a mask of every position by every other; "flex_attention" and
+    "flash_attention_2" (with its own package) skip what lies in other documents. Those two have
+    gradients on GPUs only.
+
     A checkpoint is written every ``checkpoint_seconds`` (0: never), or every ``checkpoint_steps``
     where that is not 0. ``spike_nats``: how far above the last losses one counts as a spike, which
     stops the run (0: never; see ``train.watch.spike_limit``). ``track``: where metrics go besides
@@ -225,6 +230,7 @@ class TrainRuntime:
     offload: bool = False
     meta_init: bool = False
     zero_stage: int = 3
+    attention: str = "sdpa"
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 0
     spike_nats: float = 2.0
@@ -250,6 +256,12 @@ class TrainRuntime:
     def _check_values(self) -> None:
         """Each field by itself."""
         self._one_of("backend", BACKENDS)
+        self._one_of("attention", ATTENTIONS)
+        if self.attention != "sdpa" and not self.use_gpu:
+            raise UserError(
+                f"training runtime: attention {self.attention} needs use_gpu; on CPUs only sdpa has"
+                " gradients"
+            )
         for name, least in (
             ("num_workers", 1),
             ("threads", 1),

@@ -51,7 +51,9 @@ def start(
         UserError: nothing to start from, or an adapter whose base or shape is another.
     """
     if model is None:
-        return Start(_fresh(config, runtime, arch, tokenizer))
+        begun = _fresh(config, runtime, arch, tokenizer)
+        _attend(begun, runtime)
+        return Start(begun)
     folder, adapter = Path(model), None
     fingerprint: Mapping[str, Any] = {}
     if is_adapter(folder):
@@ -63,6 +65,7 @@ def start(
         ):
             raise UserError(f"{adapter}: it was trained on another model than {folder}")
     begun = _model(folder, runtime)
+    _attend(begun, runtime)
     if config.lora is None:
         return Start(begun, Weights(folder) if runtime.meta_init else None)
     on_meta = runtime.meta_init and runtime.backend == "fsdp2"
@@ -102,6 +105,12 @@ def _base_of(adapter: Path, base: str | None, config: TrainConfig) -> Path:
             f"{adapter}: the model below it is not at {folder}; give its folder as base"
         )
     return folder
+
+
+def _attend(model: Any, runtime: TrainRuntime) -> None:
+    """Another attention than the one that the model was loaded with, if the run asks for it."""
+    if runtime.attention != "sdpa":
+        model.set_attn_implementation(runtime.attention)
 
 
 def _model(folder: Path, runtime: TrainRuntime) -> Any:

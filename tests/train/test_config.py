@@ -105,6 +105,10 @@ def test_the_runtime_is_checked(config: TrainConfig) -> None:
         TrainRuntime(offload=True)
     with pytest.raises(UserError, match=r"zero_stage is 1, allowed is 2 \| 3"):
         TrainRuntime("deepspeed", 2, zero_stage=1)
+    with pytest.raises(UserError, match="attention flex_attention needs use_gpu"):
+        TrainRuntime(attention="flex_attention")
+    with pytest.raises(UserError, match="attention is 'flash'"):
+        TrainRuntime(attention="flash", use_gpu=True)
     with pytest.raises(UserError, match="meta_init needs zero_stage 3, it is 2"):
         TrainRuntime("deepspeed", 2, zero_stage=2, meta_init=True)
     with pytest.raises(UserError, match="batch_blocks is 8 and num_workers 3"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def test_packed_logits_are_those_of_each_document_alone(loud_model: Any, blocks_
     assert len(documents_of(ids, positions)) > 2 * len(ALL)
     packed = packed_logits(loud_model, ids, positions)
     assert packed.abs().max() > 0.5
+    assert leak(packed, loud_model, ids, positions) < TOLERANCE
+
+
+@torch.no_grad()
+def test_flex_attention_keeps_documents_apart(loud_model: Any, blocks_dir: Path) -> None:
+    """What a run on GPUs may ask for, as far as a CPU can show it: forward, without gradients."""
+    reader = BlockReader(blocks_dir)
+    ids = torch.from_numpy(reader.rows("input_ids", ALL)).long()
+    positions = torch.from_numpy(reader.rows("position_ids", ALL)).long()
+    model = copy.deepcopy(loud_model)
+    model.set_attn_implementation("flex_attention")
+    packed = packed_logits(model, ids, positions)
+    assert model.config._attn_implementation == "flex_attention"
     assert leak(packed, loud_model, ids, positions) < TOLERANCE
 
 
