@@ -236,7 +236,10 @@ def _eval(
         for k, v in once[0].items()
         if isinstance(v, float) and k not in KNOWN and all(k in r for r in once)
     }
-    counted = [k for k in ("refused", "failed") if any(k in r for r in once)]
+    # What it counts (refused verdicts, broken calls of tools): all its runs'.
+    counted = dict.fromkeys(
+        k for r in once for k, v in r.items() if type(v) is int and k not in KNOWN
+    )
     return {
         "rate": interval.value,
         **interval_facts(interval),

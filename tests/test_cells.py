@@ -60,6 +60,7 @@ def test_a_cell_of_many_rollouts_weighs_what_one_of_few_does() -> None:
     assert [run["rate"] for run in aft["per_seed"]] == pytest.approx([0.25, 0.35])
     assert 0 < aft["ci95"][0] < 0.3 < aft["ci95"][1] < 1
     assert aft["over"] == ["items", "seeds"]
+    assert (aft["by_rule"], aft["judge_failed"]) == (0, 0)  # of both seeds together
     base = arm_facts(cells, records, items, "base", [])["evals"]["agentic"]
     assert (base["rate"], base["interval"]) == (0.0, "wilson")
     assert base["ci95"][0] == 0 < base["ci95"][1] < 0.2

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rows, summary
+from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rated, rows
 from msm_ray.agentic.job import How, Job, Server
 from msm_ray.agentic.judge import MAX_TOKENS
 from msm_ray.agentic.scenarios import ACTIONS, GOALS, check, fingerprint
@@ -113,6 +113,7 @@ class Agentic:
             label=label,
             runtime={
                 "engine": dataclasses.asdict(engine),
+                "ray_gpus": engine.gpus,  # the server is this stage's own, and not of the pool
                 **({"judge": self.judge.place()} if self.judge else {}),
             },
             estimate={"seconds": 30.0 + most * ROLLOUT_SECONDS, **self._bill(most)},
@@ -203,7 +204,7 @@ def write(ctx: StageContext, made: Sequence[Rollout]) -> dict[str, Any]:
         pa.Table.from_pylist(rows(made, name), EVAL_ROW_SCHEMA), ctx.out / "rows.parquet"
     )
     shutil.copytree(ctx.work / "logs", ctx.out / "logs")
-    return {"evals": summary(made, name, rule), "rollouts": len(made)}
+    return {**rated(made, name, rule), "rollouts": len(made)}
 
 
 @contextlib.contextmanager
