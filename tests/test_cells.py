@@ -9,7 +9,8 @@ import pytest
 
 from msm_ray.agentic.counts import Rollout, rollout_id, rows, summary
 from msm_ray.artifact import Record
-from msm_ray.cells import Cell, ItemValues, arm_facts, effects
+from msm_ray.cells import Cell, ItemValues, arm_facts
+from msm_ray.effects import effects
 from msm_ray.evaluate.sampling import Rule
 from msm_ray.stage import Stage
 
