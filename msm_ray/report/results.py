@@ -66,8 +66,6 @@ def headline(report: Mapping[str, Any]) -> str:
     if bounds is None:
         return f"{sentence}; its interval was not measured."
     verdict = "the interval excludes zero"
-    if effect.get("interval") is None:
-        verdict += "; with few base models it is narrower than it should be"
     if shows(effect) == NONE_SHOWN:
         verdict = "<b>the interval includes zero: no effect is shown</b>"
     paired = f", {plural(runs, 'paired run')}" if runs else ""
@@ -191,9 +189,7 @@ def _reading(report: Mapping[str, Any]) -> str:
         for arm in mapping(report.get("arms")).values()
         for cell in mapping(mapping(arm).get("evals")).values()
     } - {""}
-    how = "bases, then seeds, resampled together"
-    if intervals:
-        how = f"{', '.join(sorted(intervals))}; of one run, over the items only"
+    how = ", ".join([*sorted(intervals), "of one run over the items only"])
     return (
         "<b>How to read this.</b> Each row is an arm, a recipe that starts from the same base"
         f" models. The black point is the mean over base models and seeds, the bar its 95 %"

@@ -345,6 +345,18 @@ def test_no_difference_is_called_one_when_its_interval_holds_zero(
     assert (shows(effect) == "difference") == (not holds_zero and verdict != "none shown")
 
 
+def test_an_interval_says_what_it_is_about() -> None:
+    report = example_report()
+    report["effects"]["separation"] |= {
+        "interval": "clustered",
+        "over": ["items", "seeds"],
+        "ci95_new_bases": [-0.25, 1.0],
+    }
+    shown = visible(render_html(report))
+    assert "for other items, other seeds" in shown
+    assert "for other bases too" in shown
+
+
 def test_of_one_run_nothing_is_shown() -> None:
     assert shows(_effect(0.1, 0.2, runs=1)) == "one run"
     assert shows({"value": 0.1}) == "no interval"
