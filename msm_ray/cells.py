@@ -222,9 +222,11 @@ def _eval(
     name: str,
 ) -> dict[str, Any]:
     results = [records[c.stage.id].facts["evals"][name] for c in present]
-    # Seeds may share a checkpoint (a base model has no seed): its items count once.
-    once = [records[i].facts["evals"][name] for i in sorted({c.stage.id for c in present})]
-    found = measured(present, records, items, arm, name)
+    # Seeds may share a checkpoint (a base model has no seed): it counts once, and says nothing of
+    # other seeds.
+    distinct = list({c.stage.id: c for c in reversed(present)}.values())
+    once = [records[c.stage.id].facts["evals"][name] for c in distinct]
+    found = measured(distinct, records, items, arm, name)
     options = options_of(found)
     interval = rate_ci(found.runs, **options)
     domains = list(dict.fromkeys(d for r in results for d in r["by_domain"]))
@@ -251,7 +253,7 @@ def _eval(
             {"base": c.base, "seed": c.seed, "rate": r["rate"], "n": r["n"]}
             for c, r in zip(present, results, strict=True)
         ],
-        "by_domain": {d: _domain(present, records, items, arm, name, d, once) for d in domains},
+        "by_domain": {d: _domain(distinct, records, items, arm, name, d, once) for d in domains},
     }
 
 

@@ -102,6 +102,23 @@ def test_a_loss_is_weighed_by_tokens_and_is_no_rate() -> None:
     assert loss["ci95"][0] < 0  # of two items: as wide as that is
 
 
+def test_a_checkpoint_that_all_seeds_share_says_nothing_of_other_seeds() -> None:
+    shared = cell("base", 0, "ece", "choice")
+    cells = [shared, Cell("base", "base-0", 1, shared.stage, shared.evals)]
+    right = [
+        {"id": str(i), "eval": "choice", "domain": "", "pair": "", "value": float(i < 6)}
+        for i in range(8)
+    ]
+    items = Rows({shared.stage.id: [{**row, "weight": 1.0} for row in right]})
+    entry = {"n": 8, "by_domain": {}}
+    facts = {"ece": {"rate": 0.1, **entry}, "choice": {"rate": 0.75, **entry}}
+    found = arm_facts(cells, {shared.stage.id: record(shared, facts)}, items, "base", [])["evals"]
+    assert (found["ece"]["interval"], found["ece"]["over"]) == ("none", [])  # one number
+    assert (found["choice"]["interval"], found["choice"]["over"]) == ("wilson", ["items"])
+    assert [run["seed"] for run in found["choice"]["per_seed"]] == [0, 1]
+    assert found["choice"]["n"] == 8
+
+
 def graded(value: float | None, id: str) -> dict[str, Any]:
     row = {"id": id, "eval": "open_qa", "domain": "", "pair": id, "weight": 1.0}
     return {**row, "value": value}
