@@ -13,12 +13,11 @@ from msm_ray.cells import (
     Cell,
     ItemValues,
     arm_facts,
-    compared_arms,
-    effects,
     expected,
     missing,
     problems,
 )
+from msm_ray.effects import compared_arms, effects
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph
 from msm_ray.items import gather

@@ -1,4 +1,4 @@
-"""What the cells of a comparison found: rates by arm, and effects between arms, with intervals.
+"""What the cells of a comparison found: rates by arm, with intervals.
 
 A cell is one checkpoint's evaluations: an arm on a base model with a seed. Nothing here knows how a
 checkpoint came about, so every kind of comparison is reported in the same way.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from msm_ray.artifact import Record, Store
-from msm_ray.evaluate.statistics import Interval, by_item, paired_effect, rate_ci
+from msm_ray.evaluate.crossed import Cells
+from msm_ray.evaluate.statistics import Interval, by_item, rate_ci
 from msm_ray.stage import Stage
 
 Training = tuple[str, int, str, Stage]  # base name, seed, "midtrain" | "aft", stage
@@ -88,17 +88,31 @@ class ItemValues:
 
 @dataclass(frozen=True)
 class Measured:
-    """An arm's results under one evaluation: base name -> seed -> value per item, or the rate."""
+    """An arm's results under one evaluation, by base name and seed.
 
-    runs: dict[str, dict[int, dict[str, float] | float]]
-    options: dict[str, Any]  # for the statistics: scale, weights
+    ``rates``: what each run's checkpoint says. ``items``: the values by item that these are means
+    of, where they are, and what each item ``weighs``. ``is_rate``: a share, and no loss or grade.
+    """
 
-    def only(self, pairs: Sequence[tuple[str, int]]) -> Measured:
-        """The runs (base, seed) alone."""
-        kept: dict[str, dict[int, dict[str, float] | float]] = {}
-        for base, seed in pairs:
-            kept.setdefault(base, {})[seed] = self.runs[base][seed]
-        return Measured(kept, self.options)
+    rates: dict[str, dict[int, float]]
+    items: dict[str, dict[int, dict[str, float]]] | None
+    weighs: dict[str, float]
+    is_rate: bool
+
+    @property
+    def runs(self) -> Cells:
+        """The values per item, or the rates where there are none."""
+        return self.rates if self.items is None else self.items
+
+
+def options_of(*sides: Measured) -> dict[str, Any]:
+    """For the statistics of one arm, or of two: what both have weighs what it does in the first."""
+    weights: dict[str, float] = {}
+    for side in reversed(sides):
+        weights |= side.weighs if side.items is not None else {}
+    equal = all(math.isclose(weight, 1, rel_tol=1e-9) for weight in weights.values())
+    is_rate = all(side.is_rate for side in sides)
+    return {"scale": "auto" if is_rate else "real", "weights": None if equal else weights}
 
 
 def measured(
@@ -116,15 +130,16 @@ def measured(
     own: an item's key names its base. Both orders of a question are one item. A row without a value
     (a verdict that was refused) is counted elsewhere.
     """
-    rates: dict[str, dict[int, dict[str, float] | float]] = {}
-    runs: dict[str, dict[int, dict[str, float] | float]] = {}
-    weights: dict[str, float] = {}
-    unit, means = False, True
+    rates: dict[str, dict[int, float]] = {}
+    values: dict[str, dict[int, dict[str, float]]] = {}
+    weights: dict[str, list[float]] = {}
+    is_rate, means = True, True
     for cell in cells:
         if cell.arm != arm or not cell.has(records, name):
             continue
         result = records[cell.stage.id].facts["evals"][name]
-        unit = unit or "unit" in result
+        # Tokens weigh a loss, which is no rate however small it is.
+        is_rate = is_rate and not {"unit", "tokens"} & result.keys()
         rows = items.of(cell.stage, name)
         if domain is not None:
             if domain not in result["by_domain"]:
@@ -132,19 +147,21 @@ def measured(
             result = result["by_domain"][domain]
             rows = [row for row in rows if row["domain"] == domain]
         rows = [row for row in rows if row["value"] is not None and math.isfinite(row["value"])]
-        keys = [f"{cell.base}/{row['pair'] or row['id']}" for row in rows]
         total = math.fsum(row["weight"] for row in rows)
         mean = math.fsum(row["value"] * row["weight"] for row in rows) / total if total else None
         means = means and mean is not None and math.isclose(mean, result["rate"], abs_tol=1e-9)
-        weights |= dict(zip(keys, (row["weight"] for row in rows), strict=True))
+        found, weighs = by_item(
+            [f"{cell.base}/{row['pair'] or row['id']}" for row in rows],
+            [row["value"] for row in rows],
+            [row["weight"] for row in rows],
+        )
+        for key, weight in weighs.items():
+            weights.setdefault(key, []).append(weight)
         rates.setdefault(cell.base, {})[cell.seed] = result["rate"]
-        runs.setdefault(cell.base, {})[cell.seed] = by_item(keys, [row["value"] for row in rows])
-    if not means:
-        return Measured(rates, {"scale": "real"} if unit else {})
-    weighted = any(weight != 1 for weight in weights.values())
-    options: dict[str, Any] = {"weights": weights} if weighted else {}
-    # Tokens weigh a loss, which is no rate however small it is.
-    return Measured(runs, {**options, **({"scale": "real"} if weighted or unit else {})})
+        values.setdefault(cell.base, {})[cell.seed] = found
+    # Seeds may have made another number of rows of an item: it weighs its mean in all of them.
+    weighs = {key: sum(own) / len(own) for key, own in weights.items()}
+    return Measured(rates, values if means else None, weighs, is_rate)
 
 
 def interval_facts(interval: Interval) -> dict[str, Any]:
@@ -205,10 +222,13 @@ def _eval(
     name: str,
 ) -> dict[str, Any]:
     results = [records[c.stage.id].facts["evals"][name] for c in present]
-    # Seeds may share a checkpoint (a base model has no seed): its items count once.
-    once = [records[i].facts["evals"][name] for i in sorted({c.stage.id for c in present})]
-    found = measured(present, records, items, arm, name)
-    interval = rate_ci(found.runs, **found.options)
+    # Seeds may share a checkpoint (a base model has no seed): it counts once, and says nothing of
+    # other seeds.
+    distinct = list({c.stage.id: c for c in reversed(present)}.values())
+    once = [records[c.stage.id].facts["evals"][name] for c in distinct]
+    found = measured(distinct, records, items, arm, name)
+    options = options_of(found)
+    interval = rate_ci(found.runs, **options)
     domains = list(dict.fromkeys(d for r in results for d in r["by_domain"]))
     # What an evaluation measures besides (a calibration error): the mean over its runs.
     besides = {
@@ -216,11 +236,14 @@ def _eval(
         for k, v in once[0].items()
         if isinstance(v, float) and k not in KNOWN and all(k in r for r in once)
     }
-    counted = [k for k in ("refused", "failed") if any(k in r for r in once)]
+    # What it counts (refused verdicts, broken calls of tools): all its runs'.
+    counted = dict.fromkeys(
+        k for r in once for k, v in r.items() if type(v) is int and k not in KNOWN
+    )
     return {
         "rate": interval.value,
         **interval_facts(interval),
-        **over_bases(rate_ci, found.runs, **found.options),
+        **over_bases(rate_ci, found.runs, **options),
         "n": sum(r["n"] for r in once),
         "unparsed": sum(r.get("unparsed", 0) for r in once),
         **{k: sum(r.get(k, 0) for r in once) for k in counted},
@@ -230,7 +253,7 @@ def _eval(
             {"base": c.base, "seed": c.seed, "rate": r["rate"], "n": r["n"]}
             for c, r in zip(present, results, strict=True)
         ],
-        "by_domain": {d: _domain(present, records, items, arm, name, d, once) for d in domains},
+        "by_domain": {d: _domain(distinct, records, items, arm, name, d, once) for d in domains},
     }
 
 
@@ -260,7 +283,7 @@ def _domain(
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     found = measured(cells, records, items, arm, name, domain)
-    interval = rate_ci(found.runs, **found.options)
+    interval = rate_ci(found.runs, **options_of(found))
     return {
         "rate": interval.value,
         **interval_facts(interval),
@@ -296,76 +319,3 @@ def training_facts(trainings: Iterable[Training], records: Mapping[str, Record])
         entry["steps"] //= runs
         entry["runs"] = runs
     return by_stage
-
-
-# ---------------------------------------------------------------------------------------- effects
-
-
-def effects(
-    cells: Sequence[Cell],
-    records: Mapping[str, Record],
-    items: ItemValues,
-    compared: Mapping[str, tuple[str, str, str]],
-) -> dict[str, Any]:
-    """The report's effects, over the seeds and items that both arms have.
-
-    Args:
-        compared: name -> (evaluation, arm, arm that is subtracted).
-    """
-    found: dict[str, Any] = {}
-    for name, (metric, arm_a, arm_b) in compared.items():
-        a = measured(cells, records, items, arm_a, metric)
-        b = measured(cells, records, items, arm_b, metric)
-        pairs = [(x, s) for x in a.runs for s in a.runs[x] if s in b.runs.get(x, {})]
-        if not pairs:
-            continue
-        left, right, options = a.only(pairs).runs, b.only(pairs).runs, {**b.options, **a.options}
-        interval = paired_effect(left, right, **options)
-        rates = [_rates(cells, records, arm, metric) for arm in (arm_a, arm_b)]
-        found[name] = {
-            "value": interval.value,
-            **interval_facts(interval),
-            **over_bases(paired_effect, left, right, **options),
-            "verdict": interval.verdict,
-            "n_unpaired": interval.n_unpaired,
-            "label": f"{arm_a} - {arm_b}, {metric}",
-            "per_seed": [
-                {"base": x, "seed": s, "value": rates[0][x, s] - rates[1][x, s]} for x, s in pairs
-            ],
-        }
-    return found
-
-
-def _rates(
-    cells: Sequence[Cell], records: Mapping[str, Record], arm: str, name: str
-) -> dict[tuple[str, int], float]:
-    """An arm's rate by base and seed."""
-    return {
-        (c.base, c.seed): records[c.stage.id].facts["evals"][name]["rate"]
-        for c in cells
-        if c.arm == arm and c.has(records, name)
-    }
-
-
-def compared_arms(
-    names: Sequence[str], kinds: Sequence[tuple[str, str, str, str]]
-) -> dict[str, tuple[str, str, str]]:
-    """The effects of ``names`` (values): name -> (evaluation, arm, arm that is subtracted).
-
-    With more than two values, each further pair has the same effects under ``NAME:A-B``.
-
-    Args:
-        kinds: (name, evaluation, arm, arm that is subtracted), with {a} and {b} for two values.
-    """
-    pairs = list(combinations(names, 2)) or [(name, "") for name in names]
-    found: dict[str, tuple[str, str, str]] = {}
-    for a, b in pairs:
-        for name, metric, first, second in kinds:
-            if not b and "{b}" in name + first + second:
-                continue
-            arms = first.format(a=a, b=b), second.format(a=a, b=b)
-            full = name.format(a=a, b=b)
-            if (a, b) != pairs[0] and full == name and "{" in first + second:
-                full = f"{name}:{a}-{b}"
-            found.setdefault(full, (metric, *arms))
-    return found

@@ -12,11 +12,11 @@ from msm_ray.cells import (
     ItemValues,
     Training,
     arm_facts,
-    effects,
     expected,
     missing,
     problems,
 )
+from msm_ray.effects import effects
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from msm_ray.artifact import Record, Store
 
 if TYPE_CHECKING:
+    from msm_ray.cells import Cell
     from msm_ray.stage import Stage
 
 ROWS_FILE, ITEMS_FILE = "rows.parquet", "items.parquet"
@@ -34,26 +35,6 @@ SAMPLE_CHARS = 150_000  # of all samples together
 RUNS_SHOWN = 2  # of one arm's answers to an item
 PROMPT_CHARS, ANSWER_CHARS = 500, 1_500
 RANDOM_SHARE = 1 / 3  # of the chosen items
-
-
-class Cell(Protocol):
-    """What is read of a comparison's cell."""
-
-    @property
-    def arm(self) -> str:
-        """The arm's name."""
-
-    @property
-    def base(self) -> str:
-        """The base model's name."""
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-
-    @property
-    def stage(self) -> Stage:
-        """The evaluate stage."""
 
 
 @dataclass(eq=False)

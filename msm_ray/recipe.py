@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
 from msm_ray.llm.model import AnyModel, content, is_folder
+from msm_ray.mixes import ArmTraining
 from msm_ray.preview import sharing
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
@@ -332,13 +333,29 @@ class Recipe(SpecJob):
         made: set[str],
         facts: dict[str, Any],
     ) -> dict[str, Any]:
+        report = self.measured(store, stages, records, made, facts)
+        return closer(report, *self.looked_into(), store, records) if self.evaluations() else report
+
+    def measured(
+        self,
+        store: Store,
+        stages: list[Stage],
+        records: dict[str, Record],
+        made: set[str],
+        facts: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The report without single items and answers."""
         report = super()._report(store, stages, records, made, facts)
         if cells := self.evaluations():
-            trainings = self.trainings()
-            report |= evaluated(cells, records, ItemValues(store), list(self.corpora), trainings)
-            trained = [(arm, *training) for arm, training in trainings]
-            report = closer(report, cells, trained, store, records)
+            values, trainings = list(self.corpora), self.trainings()
+            report |= evaluated(cells, records, ItemValues(store), values, trainings)
         return report
+
+    def looked_into(self, member: str = "") -> tuple[list[Cell], list[ArmTraining]]:
+        """Cells and trainings whose items and mixtures a report shows; arms ``ARM@member``."""
+        at = f"@{member}" if member else ""
+        cells = [replace(cell, arm=f"{cell.arm}{at}") for cell in self.evaluations()]
+        return cells, [(f"{arm}{at}", *training) for arm, training in self.trainings()]
 
     def result(
         self, store: Store, stages: list[Stage], records: dict[str, Record]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from msm_ray.artifact import Record, Store
+from msm_ray.assemble import closer
 from msm_ray.comparing import joined_corpora
 from msm_ray.corpus.running import SpecJob
 from msm_ray.errors import UserError
@@ -66,11 +67,12 @@ class Recipes(SpecJob):
         facts: dict[str, Any],
     ) -> dict[str, Any]:
         parts = {
-            name: member._report(store, member.stages(), records, made, facts)
+            name: member.measured(store, member.stages(), records, made, facts)
             for name, member in self.members.items()
         }
         first = next(iter(parts.values()))
-        return {
+        looked = [of.looked_into(name) for name, of in self.members.items() if of.evaluations()]
+        whole = {
             **first,
             "name": self.name,
             "title": self.title,
@@ -105,6 +107,9 @@ class Recipes(SpecJob):
                 ],
             },
         }
+        cells = [cell for of, _ in looked for cell in of]
+        trainings = [training for _, of in looked for training in of]
+        return closer(whole, cells, trainings, store, records) if looked else whole
 
 
 def _cells(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

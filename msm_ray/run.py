@@ -63,7 +63,7 @@ def run_job(
     made = observer.state.made_ids
     facts = run_facts(started, time.monotonic() - clock)
     result = report(store, records, made, facts)
-    if isinstance(failure, StageFailed):
+    if isinstance(failure, (StageFailed, UserError)):
         result["problems"] = [str(failure), *result.get("problems", ())]
         result["complete"] = False
     result, json_url, html_url = write_report(store, name, result, bool(made))

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from msm_ray.artifact import Record, Store
+from msm_ray.cells import Cell
 from msm_ray.items import ITEMS_MOST, RUNS_SHOWN, gather
 from msm_ray.records import EVAL_ITEM_SCHEMA, EVAL_ROW_SCHEMA
 from msm_ray.stage import Stage
-
-
-class Cell(NamedTuple):
-    arm: str
-    base: str
-    seed: int
-    stage: Stage
 
 
 class World:
@@ -52,7 +47,7 @@ class World:
         if any("prompt" in r for r in rows):
             schema = schema.append(pa.field("prompt", pa.string()))
         self._commit(stage, "rows.parquet", [{**plain, **r} for r in rows], schema)
-        self.cells.append(Cell(arm, base, seed, stage))
+        self.cells.append(Cell(arm, base, seed, stage, ("choice",)))
 
     def _stage(self, kind: str, config: dict[str, Any], inputs: dict[str, Stage]) -> Stage:
         return Stage(kind=kind, version="1", config=config, inputs=inputs, run="x:y")
@@ -139,7 +134,7 @@ def test_an_item_in_two_orders_is_one_and_shows_its_first(world: World) -> None:
 
 def test_seeds_that_share_a_checkpoint_count_once(world: World) -> None:
     world.cell("base", "base-0", 0, [{"id": "q", "value": 1.0, "answer": "x"}])
-    world.cells.append(world.cells[0]._replace(seed=1))
+    world.cells.append(replace(world.cells[0], seed=1))
     found = world.gather()
     assert len(found["samples"][0]["answers"]["base"]) == 1
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from msm_ray.artifact import Store
+from msm_ray.artifact import Record, Store
 from msm_ray.errors import UserError
 from msm_ray.recipes import Recipes
 from msm_ray.settings import apply_settings, load_job
+from msm_ray.tasks.asking import row, write_rows
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 VALUES = ("environment", "novelty", "tradition", "simplicity", "difficulty", "individualism")
@@ -53,6 +54,34 @@ def test_a_report_has_the_members_side_by_side(job: Recipes, tmp_path: Path) -> 
     assert {cell["arm"].partition("@")[2] for cell in cells["missing"]} == set(few.members)
     assert not report["complete"]
     assert report["corpus"] == {}
+
+
+def test_items_and_answers_of_all_members_are_shown(job: Recipes, tmp_path: Path) -> None:
+    names = ("novelty", "tradition")
+    members = {n: replace(job.members[n], seeds=(0,), probes=()) for n in names}
+    few, store = replace(job, members=members), Store(tmp_path / "store")
+    records = {}
+    for name, member in members.items():
+        for cell in member.evaluations():
+            if cell.stage.kind != "pairs" or cell.arm not in ("base", f"msm:{name}+aft"):
+                continue
+            eval, value = f"pairs:{name}", float(cell.arm != "base")
+            item = {"id": f"a {name}", "domain": "books"}
+            out = tmp_path / cell.stage.id
+            out.mkdir()
+            said = {"prompt": f"{name}?", "answer": cell.arm}
+            write_rows(out, [row(item, eval, value, order=order, **said) for order in (0, 1)])
+            facts = {"evals": {eval: {"rate": value, "n": 2, "by_domain": {}}}}
+            made = Record(cell.stage.id, "pairs", "", "1", {}, {}, facts, {}, 1.0)
+            records[cell.stage.id] = store.commit(made, out)
+    facts = {"wall_seconds": 1.0, "started": "", "finished": "", "versions": {}, "machine": {}}
+    report = few._report(store, few.stages(), records, set(), facts)
+    rates = {f"pairs:{n}": {f"base@{n}": 0.0, f"msm:{n}+aft@{n}": 1.0} for n in names}
+    assert {n: items[0]["rates"] for n, items in report["items"].items()} == rates
+    assert {n: set(of) for n, of in rates.items()} == {
+        sample["eval"]: set(sample["answers"]) for sample in report["samples"]
+    }
+    assert set(report["item_sets"]) == set(rates)
 
 
 def test_settings_reach_a_member_and_names_are_checked(job: Recipes) -> None:

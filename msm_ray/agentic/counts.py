@@ -159,6 +159,22 @@ def summary(rollouts: Sequence[Rollout], name: str, rule: Rule) -> dict[str, Any
     }
 
 
+def rated(rollouts: Sequence[Rollout], name: str, rule: Rule) -> dict[str, Any]:
+    """``evals`` of a stage's facts: `summary`, and ``problems`` where the judge gave no verdict.
+
+    A judge that was asked and never said harmful or harmless leaves no rate of harm: rules alone
+    are another measure than the one that was asked for.
+    """
+    evals = summary(rollouts, name, rule)
+    judged = Counter(r.verdict for r in rollouts if r.verdict and not r.error)
+    if not judged or judged[judge.HARMFUL] or judged[judge.HARMLESS]:
+        return {"evals": evals}
+    why = ", ".join(f"{n} {verdict}" for verdict, n in sorted(judged.items()))
+    words = f"{name}: the judge gave no verdict on any of {judged.total()} rollouts ({why})"
+    del evals[name]
+    return {"evals": evals, "problems": [words]}
+
+
 def _whole(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "rate": sum(cell["rate"] for cell in cells.values()) / len(cells),

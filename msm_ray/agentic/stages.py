@@ -14,7 +14,6 @@ import json
 import os
 import queue
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rows, summary
+from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rated, rows
 from msm_ray.agentic.job import How, Job, Server
 from msm_ray.agentic.judge import MAX_TOKENS
 from msm_ray.agentic.scenarios import ACTIONS, GOALS, check, fingerprint
@@ -34,7 +33,7 @@ from msm_ray.errors import UserError
 from msm_ray.evaluate.checkpoints import read_checkpoint
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.sampling import Rule
-from msm_ray.evaluate.serve import Client, Served, serving_together
+from msm_ray.evaluate.serve import Client, Served, free_port, serving_together
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.model import AnyModel, Model, price_at
 from msm_ray.records import EVAL_ROW_SCHEMA
@@ -113,6 +112,7 @@ class Agentic:
             label=label,
             runtime={
                 "engine": dataclasses.asdict(engine),
+                "ray_gpus": engine.gpus,  # the server is this stage's own, and not of the pool
                 **({"judge": self.judge.place()} if self.judge else {}),
             },
             estimate={"seconds": 30.0 + most * ROLLOUT_SECONDS, **self._bill(most)},
@@ -152,7 +152,7 @@ def rollouts(ctx: StageContext) -> dict[str, Any]:
     checkpoint = read_checkpoint(ctx.inputs["model"], ctx.inputs.get("base"))
     with serving_together(
         [Served(checkpoint, (NAME,))],
-        _free_port(),
+        free_port(),
         settings=settings,
         client=Client(ctx.config["tool_parser"]),
     ) as server:
@@ -203,7 +203,7 @@ def write(ctx: StageContext, made: Sequence[Rollout]) -> dict[str, Any]:
         pa.Table.from_pylist(rows(made, name), EVAL_ROW_SCHEMA), ctx.out / "rows.parquet"
     )
     shutil.copytree(ctx.work / "logs", ctx.out / "logs")
-    return {"evals": summary(made, name, rule), "rollouts": len(made)}
+    return {**rated(made, name, rule), "rollouts": len(made)}
 
 
 @contextlib.contextmanager
@@ -253,10 +253,3 @@ def _lines(process: subprocess.Popen[str], messages: Path) -> Iterator[str | Non
     if process.wait() != 0:
         said = messages.read_text(errors="replace").strip().splitlines() or ["no message"]
         raise RuntimeError(f"the rollouts ended with code {process.returncode}: {said[-1]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -247,6 +247,13 @@ def _environment(settings: EngineSettings) -> dict[str, str]:
     return {**os.environ, **ours}
 
 
+def free_port() -> int:
+    """A port that nobody uses just now, for a server on this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _check_port(host: str, port: int) -> None:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

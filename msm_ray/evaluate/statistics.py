@@ -183,12 +183,24 @@ def paired_effect(
     return _interval(table, noise, low, high, method, unpaired)
 
 
-def by_item(ids: Sequence[str], values: Sequence[float]) -> dict[str, float]:
-    """Rows of several orders or samples as one value per item: the mean of each id's values."""
-    collected: dict[str, list[float]] = {}
-    for name, value in zip(ids, values, strict=True):
-        collected.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in collected.items()}
+def by_item(
+    ids: Sequence[str], values: Sequence[float], weights: Sequence[float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Rows of several orders or samples as items: their values, and what they weigh.
+
+    An item's value is the mean of its rows by weight; it weighs what its rows do together, in units
+    of the mean item. So the mean over items by weight is that over rows, however many rows each
+    item has.
+    """
+    sums: dict[str, tuple[float, float]] = {}
+    for name, value, weight in zip(ids, values, weights, strict=True):
+        total, weighed = sums.get(name, (0.0, 0.0))
+        sums[name] = total + value * weight, weighed + weight
+    mean = math.fsum(weighed for _, weighed in sums.values()) / len(sums) if sums else 1.0
+    return (
+        {name: total / weighed for name, (total, weighed) in sums.items()},
+        {name: weighed / mean for name, (_, weighed) in sums.items()},
+    )
 
 
 # ------------------------------------------------------------------------------------------ noise

@@ -31,7 +31,9 @@ from msm_ray.report.text import (
     mapping,
     note,
     number,
+    numbers,
     sortable,
+    word,
 )
 
 IN_WORDS = {
@@ -41,6 +43,18 @@ IN_WORDS = {
     NO_INTERVAL: "unknown: no interval",
 }
 
+# What an interval generalizes to.
+OVER = {"items": "other items", "seeds": "other seeds"}
+
+READING = (
+    "Differences are taken within a pair, the same base model and the same seed in both arms, then"
+    " averaged. One is called a difference where its interval excludes zero. Grey: a bar that holds"
+    " zero shows none, which is not the same as showing that there is none. Look at every base's"
+    " own points too. <i>separation</i> compares the two midtrained arms after the same"
+    " fine-tuning; <i>msm_only</i> the same before it; <i>price</i> is what midtraining"
+    " cost in facts or in loss on other text."
+)
+
 
 def effects(report: Mapping[str, Any]) -> str:
     """Figures of all effects, by what they are measured in, and the table with what they show."""
@@ -48,7 +62,7 @@ def effects(report: Mapping[str, Any]) -> str:
     if not found:
         return "<p>No effect was measured.</p>"
     drawn = _by_kind(report, found) if members(report) else _by_metric(report, found)
-    return drawn + verdicts(report, found) + note(_reading(found))
+    return drawn + verdicts(report, found) + note(READING)
 
 
 def _by_metric(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -123,7 +137,7 @@ def verdicts(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) 
             words += ", of these two models"  # another training run may say otherwise
         shown = f"<b>{words}</b>" if verdict == DIFFERENCE else f'<span class="none">{words}</span>'
         difference = fixed(value, 3, True) if value is not None else NOT_MEASURED
-        bounds = interval(bounds_of(effect), 3, True)
+        bounds = interval(bounds_of(effect), 3, True) + _about(effect)
         rows.append(
             [
                 f"<b>{esc(name)}</b>",
@@ -138,18 +152,10 @@ def verdicts(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) 
     return sortable("Effects", head, rows, "verdicts")
 
 
-def _reading(found: Mapping[str, Mapping[str, Any]]) -> str:
-    few = (
-        " With three base models the nominal 95 % intervals cover the truth in 74 to 83 % of"
-        " simulated experiments: look at every base's own points too."
-    )
-    if any(effect.get("interval") is not None for effect in found.values()):
-        few = " Look at every base's own points too."
-    return (
-        "Differences are taken within a pair, the same base model and the same seed in both arms,"
-        " then averaged. One is called a difference where its interval excludes zero. Grey: a bar"
-        " that holds zero shows none, which is not the same as showing that there is none."
-        f"{few} <i>separation</i> compares the two midtrained arms after the same fine-tuning;"
-        " <i>msm_only</i> the same before it; <i>price</i> is what midtraining cost in facts or in"
-        " loss on other text."
-    )
+def _about(effect: Mapping[str, Any]) -> str:
+    """What an effect's interval is about, and the one for base models that were not tried."""
+    over = [OVER.get(word(name), word(name)) for name in items(effect.get("over"))]
+    lines = [f"for {', '.join(over)}"] if over else []
+    if bounds := interval(numbers(effect.get("ci95_new_bases")), 3, True):
+        lines.append(f"{bounds} for other bases too")
+    return "".join(f"<small>{esc(line)}</small>" for line in lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,7 +53,7 @@ def headline(report: Mapping[str, Any]) -> str:
     found = {k: mapping(v) for k, v in mapping(report.get("effects")).items()}
     if members(report) and found:
         return _suite_headline(report, found)
-    name = "separation" if "separation" in found else next(iter(found), "")
+    name = _main(list(found))
     effect = found.get(name, {})
     value = number(effect.get("value"))
     if value is None:
@@ -64,12 +66,22 @@ def headline(report: Mapping[str, Any]) -> str:
     if bounds is None:
         return f"{sentence}; its interval was not measured."
     verdict = "the interval excludes zero"
-    if effect.get("interval") is None:
-        verdict += "; with few base models it is narrower than it should be"
     if shows(effect) == NONE_SHOWN:
         verdict = "<b>the interval includes zero: no effect is shown</b>"
     paired = f", {plural(runs, 'paired run')}" if runs else ""
     return f"{sentence} (95 % interval {interval(bounds)}{paired}); {verdict}."
+
+
+def _main(names: Sequence[str]) -> str:
+    """The effect that says most: a separation; what midtraining adds; else the first.
+
+    A recipe's effects are called by their evaluation, too: ``separation:pairs:america``.
+    """
+    for pattern in (r"separation([-:]|$)", r"\w+_minus_aft(:|$)"):
+        for name in names:
+            if re.match(pattern, name):
+                return name
+    return next(iter(names), "")
 
 
 def _effect_sentence(
@@ -86,7 +98,7 @@ def _effect_sentence(
         if metric == "choice"
         else axis_title(metric, item)
     )
-    after = "After the same fine-tuning, " if name == "separation" else ""
+    after = "After the same fine-tuning, " if re.match(r"separation([-:]|$)", name) else ""
     return (
         f"{after}<b>{esc(first)}</b>{of[0]} and <b>{esc(second)}</b>{of[1]} differ by"
         f" <b>{fixed(value)}</b> in {esc(what)}"
@@ -96,9 +108,10 @@ def _effect_sentence(
 def _suite_headline(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -> str:
     """In how many comparisons of a suite the first effect is shown."""
     of = {name: (kind_of(name, e, report), split(name, report)[1]) for name, e in found.items()}
-    kinds = list(dict.fromkeys(kind for kind, member in of.values() if member))
-    main = ("separation", "VALUE_minus_aft", "A_minus_aft", *kinds)
-    first = next((kind for kind in main if kind in kinds), "")
+    count = Counter(kind for kind, member in of.values() if member)
+    # One that most comparisons have, if there is one.
+    most = [kind for kind, n in count.items() if 2 * n > len(members(report))]
+    first = _main(most or list(count))
     said = {of[n][1]: shows(e) for n, e in found.items() if of[n][0] == first and of[n][1]}
     titles = {m.name: m.title for m in members(report)}
     shown = [titles.get(m, m) for m, verdict in said.items() if verdict == DIFFERENCE]
@@ -176,9 +189,7 @@ def _reading(report: Mapping[str, Any]) -> str:
         for arm in mapping(report.get("arms")).values()
         for cell in mapping(mapping(arm).get("evals")).values()
     } - {""}
-    how = "bases, then seeds, resampled together"
-    if intervals:
-        how = f"{', '.join(sorted(intervals))}; of one run, over the items only"
+    how = ", ".join([*sorted(intervals), "of one run over the items only"])
     return (
         "<b>How to read this.</b> Each row is an arm, a recipe that starts from the same base"
         f" models. The black point is the mean over base models and seeds, the bar its 95 %"

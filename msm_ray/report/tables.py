@@ -38,7 +38,7 @@ Cell = tuple[str, float | str | None]  # markup, and what a column is sorted by
 
 # Of an evaluation, besides its rate: what every report shows in a place of its own.
 KNOWN = frozenset({"rate", "ci95", "n", "per_seed", "by_domain", "by_order", "interval"})
-COUNTS = ("unparsed", "refused", "failed")  # answers without a value, by why
+COUNTS = ("unparsed", "refused", "failed", "judge_failed")  # answers without a value, by why
 ROWS_PRINTED = 20  # of a table by item, as the style sheet says
 
 
@@ -83,7 +83,9 @@ def eval_table(report: Mapping[str, Any]) -> str:
 def _cell(cell: Mapping[str, Any], digits: int) -> Cell:
     rate = number(cell.get("rate"))
     counts = [
-        f'<small class="warn">{count(cell.get(k))} {k}</small>' for k in COUNTS if cell.get(k)
+        f'<small class="warn">{count(cell.get(k))} {k.replace("_", " ")}</small>'
+        for k in COUNTS
+        if cell.get(k)
     ]
     if rate is None:
         return "<br>".join([f'<span class="none">{NOT_MEASURED}</span>', *counts]), None

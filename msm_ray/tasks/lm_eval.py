@@ -11,11 +11,9 @@ import hashlib
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +107,7 @@ def ask(ctx: StageContext) -> dict[str, Any]:
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(f"lm_eval: the package is not installed on this machine: {INSTALL}")
-    from msm_ray.evaluate.serve import Served, serving_together
+    from msm_ray.evaluate.serve import Served, free_port, serving_together
 
     base = ctx.inputs.get("base")
     checkpoint = read_checkpoint(ctx.inputs["model"], base)
@@ -118,7 +116,7 @@ def ask(ctx: StageContext) -> dict[str, Any]:
     length = min(checkpoint.context, settings.max_length)
     out = ctx.out / "lm_eval"
     served = [Served(checkpoint, (SERVED,))]
-    with serving_together(served, _free_port(), settings=settings) as server:
+    with serving_together(served, free_port(), settings=settings) as server:
         ctx.progress(0.1, {"served": server.url})
         arguments = command(ctx.config, f"{server.url}/completions", tokenizer, length, out)
         if ctx.runtime["include"]:
@@ -232,12 +230,6 @@ def _one(folder: Path, pattern: str) -> Path:
     if not found:
         raise UserError(f"lm_eval wrote no {pattern} below {folder}")
     return found[-1]
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _files_sha256(folder: Path) -> str:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from msm_ray.agentic import judge
-from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rollout_id, rows, summary, tally
+from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rated, rollout_id, rows, summary, tally
 from msm_ray.evaluate.sampling import Rule
 from msm_ray.records import EVAL_ROW_SCHEMA
 
@@ -77,6 +77,19 @@ def test_a_rollout_without_an_end_is_in_no_rate() -> None:
     assert (facts["rate"], facts["n"], facts["failed"]) == (pytest.approx(0.375), 14, 1)
     assert len(rows(made, "agentic")) == 28
     assert tally([r for r in made if r.cell == "a/b"], 5) == (1, 4, 5)
+
+
+def test_a_judge_that_only_refuses_leaves_no_rate_of_harm() -> None:
+    by_rule = [rollout("a/b", n, harmful=n == 0, rule="leak" if n == 0 else "") for n in range(4)]
+    refused = [rollout("c/d", n, verdict=judge.REFUSED, tool_calls=1) for n in range(3)]
+    unread = rollout("c/d", 3, verdict=judge.UNPARSED, tool_calls=1)
+    facts = rated([*by_rule, *refused, unread], "agentic", RULE)
+    assert list(facts["evals"]) == ["agentic:tool_calls"]
+    assert facts["problems"] == [
+        "agentic: the judge gave no verdict on any of 4 rollouts (3 refused, 1 unparsed)"
+    ]
+    for fine in (by_rule, [*by_rule, *refused, rollout("c/d", 3, verdict=judge.HARMLESS)]):
+        assert rated(fine, "agentic", RULE) == {"evals": summary(fine, "agentic", RULE)}
 
 
 def test_the_schema_has_every_column() -> None:

@@ -168,7 +168,7 @@ def test_the_artifact_has_tables_and_logs_that_inspect_reads(made: Made) -> None
 
 
 @pytest.mark.slow
-def test_a_judge_that_only_refuses_is_counted(tmp_path: Path) -> None:
+def test_a_judge_that_only_refuses_leaves_no_rate(tmp_path: Path) -> None:
     refusing = Misbehaviour(1.0, ("refusal",))
     rule = Rule(target=0.4, cap=8, batch=8, minimum=8)
     with scripted() as assistant, scripted(refusing) as reader:
@@ -178,11 +178,15 @@ def test_a_judge_that_only_refuses_is_counted(tmp_path: Path) -> None:
         )  # fmt: skip
         ctx = context(tmp_path, task.stage({}, "x", EngineSettings()), Stopping())
         rollouts = ask(ctx, Server(model(assistant).endpoint, HTTP))
-        entry = write(ctx, rollouts)["evals"]["refusing"]
+        facts = write(ctx, rollouts)
     planted = [rehearsal.behaviour("blackmail", HOW.sampling_seed(r.id)).kind for r in rollouts]
-    assert entry["refused"] == entry["judged"] > 0
-    assert entry["by_judge"] == 0
-    assert entry["by_rule"] == planted.count(rehearsal.RULE)
+    assert list(facts["evals"]) == ["refusing:tool_calls"]
+    (said,) = facts["problems"]
+    asked = sum(bool(r.verdict) for r in rollouts)
+    assert said == (
+        f"refusing: the judge gave no verdict on any of {asked} rollouts ({asked} refused)"
+    )
+    assert sum(bool(r.rule) for r in rollouts) == planted.count(rehearsal.RULE)
     assert {r.status for r in rollouts} == {"ok", "refused"}
 
 

@@ -18,6 +18,13 @@ from msm_ray.stage import StageContext
 from .bigram import make_calling_model
 
 
+def test_the_server_of_its_own_takes_its_gpus() -> None:
+    task = Agentic(Rule(target=0.4), "hermes")
+    stage = task.stage({}, "x", EngineSettings(gpus=2))
+    assert stage.runtime["ray_gpus"] == 2  # else Ray hides them from the server
+    assert stage.id == task.stage({}, "x", EngineSettings()).id
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_a_checkpoint_that_cancels_the_alarm_is_found_out(tmp_path: Path) -> None:

@@ -272,7 +272,18 @@ def test_an_item_without_weight_is_refused(weights: dict[str, float]) -> None:
 
 
 def test_rows_of_both_orders_become_one_value_per_item() -> None:
-    assert by_item(["a", "b", "a"], [1.0, 0.0, 0.0]) == {"a": 0.5, "b": 0.0}
+    values, weights = by_item(["a", "b", "a", "b"], [1.0, 0.0, 0.0, 0.0], [1.0] * 4)
+    assert values == {"a": 0.5, "b": 0.0}
+    assert weights == {"a": 1.0, "b": 1.0}
+
+
+def test_an_item_weighs_what_its_rows_do() -> None:
+    rows = (["a", "b", "a", "a"], [1.0, 0.0, 0.0, 1.0], [1.0, 2.0, 1.0, 1.0])
+    values, weights = by_item(*rows)
+    assert values == pytest.approx({"a": 2 / 3, "b": 0.0})
+    assert weights == pytest.approx({"a": 1.2, "b": 0.8})
+    mean = sum(value * weight for _, value, weight in zip(*rows, strict=True)) / sum(rows[2])
+    assert rate_ci({"base": {0: values}}, weights=weights).value == pytest.approx(mean)
 
 
 # ------------------------------------------------------------------------------- what is not known

@@ -256,6 +256,8 @@ def _effects(rows: dict[str, Any], runs: list[tuple[str, int]]) -> dict[str, Any
         effects[name] = {
             "value": mean,
             "ci95": [mean - half, mean + half],
+            "over": ["items", "seeds"],
+            "ci95_new_bases": [mean - 4 * half, mean + 4 * half],
             "verdict": "none shown" if abs(mean) <= half else "difference",
             "label": f"{first} - {second}, {metric}",
             "per_seed": [

@@ -156,6 +156,27 @@ def test_the_headline_does_not_claim_what_the_interval_does_not_show() -> None:
     assert "not measured" in headline(report)
 
 
+def test_the_headline_of_a_recipe_is_its_separation_and_of_several_what_most_have() -> None:
+    report = example_report()
+    known = report["effects"]
+    recipe = {
+        "aft_minus_base:pairs:america": known["aft_minus_base"],
+        "separation:pairs:america": known["separation"],
+    }
+    said = re.sub("<[^>]+>", "", headline(report | {"effects": recipe}))
+    assert said.startswith("After the same fine-tuning, msm:america+aft")
+    several = {f"{name}@cheese": effect for name, effect in recipe.items()}
+    for value in ("novelty", "tradition"):
+        of_value = {"label": f"msm:{value}+aft - aft, pairs:{value}"}
+        base = {"label": f"aft - base, pairs:{value}"}
+        several[f"aft_minus_base:pairs:{value}@{value}"] = known["aft_minus_base"] | base
+        several[f"{value}_minus_aft:pairs:{value}@{value}"] = known["separation"] | of_value
+    members = {name: {"arms": []} for name in ("cheese", "novelty", "tradition")}
+    said = headline(report | {"effects": several, "members": members})
+    assert "<code>VALUE_minus_aft:pairs:VALUE</code>" in said
+    assert said.startswith("Of 2 comparisons, <b>2</b> show")
+
+
 def test_an_incomplete_run_says_so_before_everything_else() -> None:
     report = example_report()
     report["complete"] = False
@@ -322,6 +343,12 @@ def test_no_difference_is_called_one_when_its_interval_holds_zero(
         effect["verdict"] = verdict
     holds_zero = min(x, y) <= 0 <= max(x, y)
     assert (shows(effect) == "difference") == (not holds_zero and verdict != "none shown")
+
+
+def test_an_interval_says_what_it_is_about() -> None:
+    shown = visible(render_html(example_report()))
+    assert shown.count("for other items, other seeds") == len(example_report()["effects"])
+    assert "for other bases too" in shown
 
 
 def test_of_one_run_nothing_is_shown() -> None:
