@@ -41,7 +41,14 @@ def record(report: dict[str, Any]) -> dict[str, Any]:
         "versions": made["versions"],
         "machine": made["machine"],
         "finished": made["finished"],
-        "members": {m: of["settings"] for m, of in report.get("members", {}).items()},
+        "members": {
+            m: {
+                # where a spec lies on the machine says nothing
+                name: Path(value).name if name.endswith(".path") else value
+                for name, value in of["settings"].items()
+            }
+            for m, of in report.get("members", {}).items()
+        },
         "curves": report.get("curves", []),
         "arms": arms,
         "effects": effects,
