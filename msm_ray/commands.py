@@ -305,6 +305,7 @@ def compare(arguments: argparse.Namespace) -> int:
         if not path.parent.is_dir():
             raise UserError(f"--html {path}: there is no folder {path.parent}")
         path.write_text(render_comparison(found), encoding="utf-8")
+        print(f"page: {path}", file=sys.stderr)
     print(json.dumps(found, indent=2) if arguments.json else comparison_text(found))
     return 0
 

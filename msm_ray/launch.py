@@ -131,8 +131,11 @@ def effect_lines(report: dict[str, Any]) -> list[str]:
             by_base.setdefault(pair["base"], []).append(pair["value"])
         means = {base: sum(values) / len(values) for base, values in by_base.items()}
         worst = min(means, key=lambda base: means[base])
-        if len(effect["per_seed"]) == 1:  # resampling one run shows no spread
-            lines.append(f"{name}: {effect['value']:+.3f} (one run: no interval)")
+        if len(effect["per_seed"]) == 1:  # nothing is known of another seed
+            about = f"one run; 95 % {low:+.3f} to {high:+.3f} over its items only"
+            if not effect.get("over"):
+                about = "one run: no interval"
+            lines.append(f"{name}: {effect['value']:+.3f} ({about})")
             continue
         lines.append(
             f"{name}: {effect['value']:+.3f} (95 % {low:+.3f} to {high:+.3f}; "

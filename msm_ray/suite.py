@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msm_ray.assemble import assemble, closer, corpus_facts, fingerprint, specs_facts
+from msm_ray.assemble import assemble, closer, corpus_facts, effect_arms, fingerprint, specs_facts
 from msm_ray.cells import Cell
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
@@ -57,6 +57,15 @@ class Suite:
                 f"curve.x has values for {', '.join(self.curve.x)}; it needs one for each member:"
                 f" {', '.join(self.members)}"
             )
+
+        for name, member in self.members.items():
+            known = effect_arms(member)
+            for effect in self.curve.effects if self.curve else ():
+                if effect not in known:
+                    raise UserError(
+                        f"curve.effects: {effect!r} is no effect of members.{name}; allowed:"
+                        f" {', '.join(known)}"
+                    )
 
     def graphs(self) -> dict[str, Graph]:
         """Each member's stages. UserError says which member cannot be built."""

@@ -148,3 +148,10 @@ def test_one_member_is_named_plainly_and_wrong_ones_are_refused(suite: Suite) ->
     members = {"high": dataclasses.replace(suite.members["low"], corpus=bad)}
     with pytest.raises(UserError, match=r"members\.high: corpus\.documents is 50"):
         dataclasses.replace(suite, members=members, curve=None).graphs()
+
+
+def test_a_curve_through_an_effect_that_is_none_is_refused(suite: Suite) -> None:
+    assert suite.curve
+    wrong = dataclasses.replace(suite.curve, effects=("separation", "separatoin"))
+    with pytest.raises(UserError, match=r"curve\.effects: 'separatoin' is no effect of members"):
+        dataclasses.replace(suite, curve=wrong)

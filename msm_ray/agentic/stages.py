@@ -33,7 +33,7 @@ from msm_ray.errors import UserError
 from msm_ray.evaluate.checkpoints import read_checkpoint
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.sampling import Rule
-from msm_ray.evaluate.serve import Client, Served, free_port, serving_together
+from msm_ray.evaluate.serve import Client, Served, check_tool_parser, free_port, serving_together
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.model import AnyModel, Model, price_at
 from msm_ray.records import EVAL_ROW_SCHEMA
@@ -75,6 +75,7 @@ class Agentic:
 
     def __post_init__(self) -> None:
         check(self.actions, self.goals)
+        check_tool_parser(self.tool_parser)
         if not self.name or ":" in self.name:
             raise UserError(f"agentic name is {self.name!r}; allowed: a name without ':'")
         if self.judge is not None and self.judge.endpoint.api != "chat":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
+import importlib.util
 import json
 import math
 import os
@@ -56,6 +58,28 @@ class Client:
 
     tool_parser: str = ""
     chat_template: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_tool_parser(self.tool_parser)
+
+
+def check_tool_parser(name: str) -> None:
+    """UserError unless vLLM has a parser of that name ("": none is needed).
+
+    The names are read from vLLM's source, since importing it takes seconds; where there is no vLLM,
+    nothing is checked.
+    """
+    found = importlib.util.find_spec("vllm")
+    if not name or found is None or found.origin is None:
+        return
+    source = (Path(found.origin).parent / "tool_parsers" / "__init__.py").read_text("utf-8")
+    known: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            known |= {k.value for k in node.value.keys if isinstance(k, ast.Constant)}
+    if known and name not in known:
+        allowed = ", ".join(sorted(known))
+        raise UserError(f"tool parser {name!r}: vLLM has none of that name; allowed: {allowed}")
 
 
 PLAIN = Client()

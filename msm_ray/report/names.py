@@ -40,13 +40,16 @@ def members(report: Mapping[str, Any]) -> list[Member]:
     """The comparisons of a suite; none where the report is of one comparison."""
     arms = mapping(report.get("arms"))
     found = []
-    for name, entry in mapping(report.get("members")).items():
+    listed_members = mapping(report.get("members"))
+    # Members often have the title of the one comparison that they vary.
+    titles = [word(mapping(entry).get("title"), name) for name, entry in listed_members.items()]
+    for (name, entry), title in zip(listed_members.items(), titles, strict=True):
         listed = [word(a, "") for a in items(mapping(entry).get("arms"))]
         own = [a if a in arms else f"{a}@{name}" for a in listed]
         found.append(
             Member(
                 name,
-                word(mapping(entry).get("title"), name),
+                title if titles.count(title) == 1 else name,
                 tuple(arm_order(a for a in own if a in arms)),
             )
         )

@@ -69,7 +69,11 @@ def headline(report: Mapping[str, Any]) -> str:
     if shows(effect) == NONE_SHOWN:
         verdict = "<b>the interval includes zero: no effect is shown</b>"
     paired = f", {plural(runs, 'paired run')}" if runs else ""
-    return f"{sentence} (95 % interval {interval(bounds)}{paired}); {verdict}."
+    over = [esc(word(source)) for source in items(effect.get("over"))]
+    about = f" over {' and '.join(over)}" if over else ""
+    if over == ["items"]:
+        about += " only (what another seed would change is unknown)"
+    return f"{sentence} (95 % interval {interval(bounds)}{about}{paired}); {verdict}."
 
 
 def _main(names: Sequence[str]) -> str:

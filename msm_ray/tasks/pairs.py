@@ -109,14 +109,22 @@ class _Forced:
 
 @dataclass(frozen=True)
 class Pairs(_Forced):
-    """Which of two things a model prefers, both orders; see the module and `_Forced`."""
+    """Which of two things a model prefers, both orders; see the module.
+
+    ``items``: the name of a packaged set ("america"), or the path of a JSONL file, from the working
+    folder: ``{"id": ..., "domain": ..., "aligned": ..., "other": ...}`` a line. ``text``: whether
+    the model is asked for an answer in words too, of up to ``max_tokens``.
+    """
 
     form = "pairs"
 
 
 @dataclass(frozen=True)
 class Opinions(_Forced):
-    """Which of two answers a model gives to a question of opinion, both orders."""
+    """Which of two answers a model gives to a question of opinion, both orders.
+
+    ``items`` as those of `Pairs`, with a ``question`` in each.
+    """
 
     form = "opinions"
 

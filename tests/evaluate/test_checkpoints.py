@@ -139,3 +139,12 @@ def test_settings_say_what_is_allowed() -> None:
 
 def test_reserved_ranks_are_those_that_vllm_knows() -> None:
     assert [rank_reserved(r) for r in (0, 1, 8, 9, 64, 65, 512)] == [0, 8, 8, 16, 64, 128, 512]
+
+
+def test_a_parser_of_tool_calls_that_vllm_has_not_is_told_at_once() -> None:
+    from msm_ray.agentic.stages import Agentic
+    from msm_ray.evaluate.sampling import Rule
+
+    Agentic(Rule(target=0.1), tool_parser="hermes")
+    with pytest.raises(UserError, match="tool parser 'nope': vLLM has none.* hermes, "):
+        Agentic(Rule(target=0.1), tool_parser="nope")
