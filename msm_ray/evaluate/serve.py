@@ -76,7 +76,7 @@ def check_tool_parser(name: str) -> None:
     known: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            known |= {k.value for k in node.value.keys if isinstance(k, ast.Constant)}
+            known |= {str(k.value) for k in node.value.keys if isinstance(k, ast.Constant)}
     if known and name not in known:
         allowed = ", ".join(sorted(known))
         raise UserError(f"tool parser {name!r}: vLLM has none of that name; allowed: {allowed}")
