@@ -101,8 +101,9 @@ def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path, long: bool) -> Non
     assert_no_leak(tmp_path / "plain")
 
     store = tmp_path / "killed"
-    killed = [kind for kind in KINDS if kill_in(kind, store)]
-    assert killed == KINDS, f"only killed in {killed}"
+    kinds = KINDS if long else ["documents", "midtrain", "evaluate"]
+    killed = [kind for kind in kinds if kill_in(kind, store)]
+    assert killed == kinds, f"only killed in {killed}"
     again = finish(store)
 
     assert again["fingerprint"] == plain["fingerprint"]

@@ -97,6 +97,7 @@ def test_overlapped_is_one_after_the_other(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.vllm
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_so_it_is_with_an_engine_that_writes(ray_cluster: None, tmp_path: Path) -> None:
