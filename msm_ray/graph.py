@@ -34,9 +34,6 @@ from msm_ray.world.plan import check_spec
 
 BLOCK_TOKENS = 128  # every micro model's context
 WINDOW_BLOCKS = 64  # of a mixture in windowed order: what has to be written before training starts
-# Niceness of an engine whose documents are trained on as they come: else both take as long as they
-# can, the training falls behind, and half of the machine is idle when the corpus is done.
-BEHIND = 4
 FILLERS = {  # kind -> what makes it, and its version
     "replay": ("msm_ray.world.stages:replay", "2"),
     "chats": ("msm_ray.world.chats:chats", "1"),
@@ -181,7 +178,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         label=label,
         runtime={
             "ray_cpus": 0.0,
-            **({"followed": True, "niceness": BEHIND} if exp.midtrain_compute.overlap else {}),
+            **({"followed": True} if exp.midtrain_compute.overlap else {}),
             **({"asked": asked.place()} if asked else {}),
         },
         estimate={

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,8 +50,6 @@ class VllmRuntime:
         max_num_seqs: sequences an engine holds at once.
         block_rows: prompts in one task, and in one answers file: what a crash can lose.
         tensor_parallel: GPUs that an engine's model is spread over.
-        niceness: of an engine on CPUs, above that of Ray's other workers: what runs beside it, and
-            waits for what it writes, goes first.
     """
 
     engines: int = 1
@@ -61,7 +58,6 @@ class VllmRuntime:
     max_num_seqs: int = 64
     block_rows: int = 32
     tensor_parallel: int = 1
-    niceness: int = 0
 
     def __post_init__(self) -> None:
         for name in ("engines", "threads", "max_num_seqs", "block_rows", "tensor_parallel"):
@@ -115,9 +111,6 @@ def processor_config(
         # Generator does not use offset"): every prompt is read as a whole.
         engine["enable_chunked_prefill"] = False
         engine["max_num_batched_tokens"] = max(max_model_len, _CPU_BATCH_TOKENS)
-    environment: dict[str, Any] = {"env_vars": engine_env(runtime.threads)}
-    if runtime.niceness and need is not None:
-        environment["py_executable"] = f"nice -n {runtime.niceness} {sys.executable}"
     # A block is done when its slowest answer is: so many that the engine stays full meanwhile.
     batches = max(2, -(-4 * runtime.max_num_seqs // runtime.block_rows))
     return vLLMEngineProcessorConfig(
@@ -132,7 +125,7 @@ def processor_config(
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
-        runtime_env=environment,
+        runtime_env={"env_vars": engine_env(runtime.threads)},
     )
 
 
