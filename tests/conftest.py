@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -13,9 +14,12 @@ from hypothesis import settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# How long an example takes says how busy the machine is, and nothing of the code.
-settings.register_profile("default", deadline=None)
-settings.load_profile("default")
+# How long an example takes says how busy the machine is, and nothing of the code. The same code is
+# asked the same examples, so that a change is not blamed for what was there before;
+# HYPOTHESIS_PROFILE=explore draws others at every run.
+settings.register_profile("default", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -56,7 +56,9 @@ def test_measures_keep_to_their_bounds(drawn: tuple[list[float], list[bool]]) ->
     assert error >= gap - 1e-12
     assert error <= sum(abs(x - y) for x, y in zip(p, right, strict=True)) / len(p) + 1e-12
     assert sum(b["n"] for b in reliability(p, right)) == len(p)
-    assert all(b["low"] <= b["p"] <= b["high"] + 1e-12 for b in reliability(p, right))
+    # A mean of equal numbers may be rounded past them.
+    bins = reliability(p, right)
+    assert all(b["low"] - 1e-12 <= b["p"] <= b["high"] + 1e-12 for b in bins)
     assert brier([float(y) for y in right], right) == 0
 
 
