@@ -280,12 +280,10 @@ class Experiment:
 
     def comparison(self) -> Comparison:
         """What it compares, as a search sees it."""
-        from msm_ray.assemble import effect_arms
-        from msm_ray.comparison import Comparison
+        from msm_ray.assemble import comparison
         from msm_ray.graph import build
 
-        graph = build(self)
-        return Comparison(graph.stages, graph.cells, graph.trainings, effect_arms(self))
+        return comparison(self, build(self))
 
     def report(
         self, store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]
