@@ -156,6 +156,14 @@ def setting_names(job: Any) -> list[str]:
     return [".".join(path) for path in _leaves(job)]
 
 
+def declared_type(job: Any, name: str) -> Any:
+    """The type that the field ``name`` of ``job`` declares.
+
+    Raises UserError where there is no such setting, or where it is a group of settings.
+    """
+    return _resolve(job, name)[1]
+
+
 def parse_value(text: str, declared: Any) -> Any:
     """Read ``text`` as a value of the type ``declared``; ValueError says what is allowed.
 
