@@ -39,7 +39,7 @@ def preview_graphs(
     """
     stages = {s.id: s for g in graphs for s in g.stages}.values()
     store = Store(store_url, create=False)
-    parameters = {b.name: _parameters(Path(b.path)) for b in exp.bases}
+    parameters = {b.name: parameters_of(Path(b.path)) for b in exp.bases}
     largest = max(parameters.values(), default=0)
     cached = {s.id for s in stages if _there(store, s)}
     rows: dict[str, dict[str, Any]] = {}
@@ -128,7 +128,7 @@ def sharing(cells: Sequence[Stage], stages: Collection[Stage]) -> dict[str, Any]
     }
 
 
-def _parameters(folder: Path) -> int:
+def parameters_of(folder: Path) -> int:
     """Parameters of a Hugging Face folder, from the safetensors headers alone."""
     from safetensors import safe_open
 

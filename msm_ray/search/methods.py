@@ -74,14 +74,25 @@ class Method(Protocol):
     def check(self, space: Space, job: Any) -> None:
         """UserError, in one line, when it cannot search this space of this job."""
 
+    def independent(self, number: int) -> bool:
+        """Whether trial ``number`` is the same whatever the others find."""
+
     def suggest(
         self, space: Space, number: int, seen: Sequence[Seen], seed: int
     ) -> Suggestion | None:
         """Trial ``number``; None: wait until more of ``seen`` have ended."""
 
 
+class Blind:
+    """A method that looks at no result."""
+
+    def independent(self, number: int) -> bool:
+        """Every trial is known beforehand."""
+        return True
+
+
 @dataclass(frozen=True)
-class Grid:
+class Grid(Blind):
     """Every combination of listed values (`Among`, `Mixtures`), the first dimension slowest."""
 
     @property
@@ -99,7 +110,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Blind):
     """``trials`` independent points, uniform in every coordinate (of a mixture: its Dirichlet)."""
 
     trials: int
@@ -123,7 +134,7 @@ class Random:
 
 
 @dataclass(frozen=True)
-class Stratified:
+class Stratified(Blind):
     """``trials`` points spread evenly: of n trials, one in each n-th of each coordinate.
 
     With ``per_early`` k the trials come in groups of k that have the coordinates of ``early``
