@@ -22,6 +22,7 @@ from typing import Any
 
 from msm_ray.cells import Cell
 from msm_ray.errors import UserError
+from msm_ray.evaluate.engine_settings import START_SECONDS
 from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
 from msm_ray.identity import folder_sha256
 from msm_ray.limits import check_limits
@@ -349,5 +350,5 @@ def evaluate(exp: Experiment, model: Stage, items: Stage, label: str) -> Stage:
         inputs={"model": model, "items": items},
         run="msm_ray.evaluate.stages:evaluate",
         label=label,
-        estimate={"seconds": 2.0},
+        estimate={"seconds": 2.0, "start": START_SECONDS},
     )
