@@ -354,8 +354,9 @@ def cost_summary(records: Iterable[tuple[Record, bool]]) -> dict[str, Any]:
     Returns:
         ``{seconds_by_kind, stages_run, stages_cached, tokens_trained, tokens_generated, calls,
         money, this_run: {seconds_by_kind, tokens_trained, ...}}``. Seconds are those in which a
-        stage was made; stages side by side count each. Tokens trained are the ``tokens`` of stages
-        that report ``steps``; the others are summed from facts of the same name. Money is in US
+        stage was made; stages side by side count each. Tokens trained are those of stages that
+        report ``steps``: their ``tokens_new``, where they go on from others, else their ``tokens``;
+        the others are summed from facts of the same name. Money is in US
         dollars and 0 where nothing was bought.
     """
     pairs = list(records)
@@ -372,7 +373,9 @@ def _costs(records: Sequence[Record]) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for record in records:
         seconds[record.kind] = seconds.get(record.kind, 0.0) + record.seconds
-    trained = (r.facts.get("tokens", 0) for r in records if "steps" in r.facts)
+    trained = (
+        r.facts.get("tokens_new", r.facts.get("tokens", 0)) for r in records if "steps" in r.facts
+    )
     return {
         "seconds_by_kind": {kind: round(total, 3) for kind, total in sorted(seconds.items())},
         "tokens_trained": sum(trained),

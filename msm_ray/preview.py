@@ -53,7 +53,7 @@ def preview_graphs(
         for name in QUANTITIES:
             row[name] += stage.estimate.get(name, 0)
         row["device_seconds"] += _device_seconds(stage)
-        if stage.kind in ("midtrain", "aft"):
+        if stage.kind in ("trunk", "midtrain", "aft"):
             row["flops"] += 6.0 * largest * stage.estimate.get("tokens", 0)
     table = [_row(r) for r in rows.values()]
     numbers = ("count", "cached", *QUANTITIES, "flops", "device_seconds")
@@ -93,12 +93,13 @@ def few_steps(stages: Iterable[Stage]) -> list[str]:
     """What to say of trainings of fewer than FEW_STEPS optimizer steps, a line for each kind.
 
     A replication of the method found that steps decide: a million tokens in 31 steps taught
-    nothing, in some 246 they did.
+    nothing, in some 246 they did. What goes on from a trunk counts the trunk's steps; a trunk, from
+    which no model comes, is not warned of.
     """
     found: dict[tuple[str, float], list[Stage]] = {}
     for stage in stages:
-        steps = stage.estimate.get("steps", FEW_STEPS)
-        if steps < FEW_STEPS:
+        steps = stage.estimate.get("path_steps", stage.estimate.get("steps", FEW_STEPS))
+        if steps < FEW_STEPS and stage.kind != "trunk":
             found.setdefault((stage.kind, steps), []).append(stage)
     return [
         f"{few[0].name}{f' and {len(few) - 1} more' if len(few) > 1 else ''}: about {steps:.0f}"

@@ -38,7 +38,8 @@ from msm_ray.mixes import ArmTraining
 from msm_ray.preview import sharing
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
-from msm_ray.trainings import blocks_stage, train_stage
+from msm_ray.train.segment import check_budgets
+from msm_ray.trainings import blocks_stage, budget_stage, train_stage
 
 BLOCKS_SECONDS = 60.0
 # A conversation's tokens by style, with what a chat template adds; for a preview.
@@ -113,6 +114,9 @@ class Training:
 
     ``tokens`` is the budget of its mixture; 0 takes everything once. ``max_repeats`` caps how often
     a document may be seen.
+
+    ``budgets``, of a midtraining: as in `msm_ray.experiment.Midtrain`, budgets that share the
+    largest one's mixture and a trunk.
     """
 
     train: TrainConfig
@@ -120,6 +124,7 @@ class Training:
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
     tokens: int = 0
     max_repeats: float = 1.0
+    budgets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("block_tokens", 2), ("tokens", 0)):
@@ -130,6 +135,7 @@ class Training:
                 )
         Component("the mixture", 1.0, self.max_repeats)
         check_batch(self.train, self.runtime)
+        check_budgets(self.tokens, self.budgets, self.train)
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,10 @@ class Recipe(SpecJob):
             raise UserError(
                 "midtrain and aft differ in whether they train an adapter (train.lora);"
                 " fine-tuning continues the midtraining's weights"
+            )
+        if self.aft.budgets:
+            raise UserError(
+                f"aft.budgets is {list(self.aft.budgets)}; allowed: none, only midtrain has them"
             )
 
     # ---- stages -------------------------------------------------------------------------------
@@ -234,7 +244,7 @@ class Recipe(SpecJob):
         blocks = blocks_stage(
             {"tokenizer": model, "spec": documents},
             [_component("spec", "documents", 1.0, how.max_repeats)],
-            tokens=how.tokens,
+            tokens=max(how.budgets, default=how.tokens),
             block_tokens=how.block_tokens,
             seed=seed,
             label=f"msm:{value}/{seed}",
@@ -293,17 +303,34 @@ class Recipe(SpecJob):
         arm: str,
     ) -> Stage:
         """``expected``: tokens where the mixture has no budget."""
-        config = how.train
+        config, runtime, label = how.train, asdict(how.runtime), f"{arm}/{seed}"
+
+        def estimate(tokens: int) -> dict[str, float]:
+            # A frozen weight costs its part of the forward pass and of the gradient that goes
+            # through it, and no gradient of its own: 4 of the 6 operations a parameter and token.
+            flops = (4.0 if config.lora else 6.0) * self.model.parameters * tokens
+            return {
+                "tokens": tokens,
+                "steps": math.ceil(tokens / (config.batch_blocks * how.block_tokens)),
+                "flops": flops,
+                "seconds": flops / (device.FLOPS * device.UTILISATION),
+                "parameters": self.model.parameters,  # of what evaluations load
+            }
+
+        if how.budgets:
+            return budget_stage(
+                inputs,
+                config,
+                runtime,
+                seed,
+                label,
+                tokens=how.tokens,
+                budgets=how.budgets,
+                block_tokens=how.block_tokens,
+                estimate=estimate,
+            )
         tokens = math.ceil((how.tokens or expected) * config.epochs)
-        # A frozen weight costs its part of the forward pass and of the gradient that goes through
-        # it, and no gradient of its own: 4 of the 6 operations a parameter and token.
-        flops = (4.0 if config.lora else 6.0) * self.model.parameters * tokens
-        steps = math.ceil(tokens / (config.batch_blocks * how.block_tokens))
-        seconds = flops / (device.FLOPS * device.UTILISATION)
-        estimate = {"tokens": tokens, "steps": steps, "flops": flops, "seconds": seconds}
-        estimate["parameters"] = self.model.parameters  # of what evaluations load
-        runtime = asdict(how.runtime)
-        return train_stage(kind, inputs, config, runtime, seed, f"{arm}/{seed}", estimate)
+        return train_stage(kind, inputs, config, runtime, seed, label, estimate(tokens))
 
     # ---- what a report says -----------------------------------------------------------------
 
