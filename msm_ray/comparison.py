@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from msm_ray.artifact import Record, Store
 from msm_ray.cells import Cell, ItemValues, Training, arm_facts, expected, missing, problems
-from msm_ray.effects import effects
+from msm_ray.effects import Contrast, effects
 from msm_ray.mixes import ArmTraining
 from msm_ray.stage import Stage
 
 if TYPE_CHECKING:
+    from msm_ray.llm.model import AnyModel
     from msm_ray.settings import RunResult
 
 TRAININGS = ("trunk", "midtrain", "aft")
@@ -22,13 +23,13 @@ TRAININGS = ("trunk", "midtrain", "aft")
 class Comparison:
     """The stages of a job, inputs first, its cells and trainings, and the effects between arms.
 
-    ``compared``: effect -> (evaluation, arm, arm that is subtracted).
+    ``compared``: effect -> what is subtracted from what.
     """
 
     stages: Sequence[Stage]
     cells: Sequence[Cell]
     trainings: Sequence[ArmTraining]
-    compared: Mapping[str, tuple[str, str, str]]
+    compared: Mapping[str, Contrast]
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -102,4 +103,13 @@ class Compares(Protocol):
 
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run it by itself."""
+        ...
+
+
+@runtime_checkable
+class AsksModels(Protocol):
+    """A job whose stages ask models, that can be looked at before anything is paid."""
+
+    def models(self) -> list[AnyModel]:
+        """Whom they ask."""
         ...

@@ -53,7 +53,7 @@ def run_job(
         observer.note(f"warning: {warning}")
     failure: BaseException | None = None
     try:
-        with _launcher(missing, models, observer, address) as (launcher, cpus):
+        with launcher_for(missing, models, observer, address) as (launcher, cpus):
             # Every stage, not the last ones only: the report reads the trainings and corpora too,
             # and what was found damaged and set aside has to come back.
             run_dag(stages, store, launcher, observer, cpus=cpus, found=found)
@@ -73,22 +73,27 @@ def run_job(
 
 
 @contextmanager
-def _launcher(
-    missing: Sequence[Stage], models: Sequence[AnyModel], observer: Observer, address: str | None
+def launcher_for(
+    missing: Sequence[Stage],
+    models: Sequence[AnyModel],
+    observer: Observer,
+    address: str | None,
+    always_ray: bool = False,
 ) -> Iterator[tuple[Launcher | None, int | None]]:
     """Who runs the ``missing`` stages, and the cluster's CPUs (None: there is none).
 
     A stage that only waits for an endpoint runs here. Ray is needed where a model runs on the
-    cluster, or a stage does.
+    cluster, or a stage does; ``always_ray``: or whatever is to run.
     """
-    if not missing:
+    if not missing and not always_ray:
         yield None, None
         return
     for model in models:
         model.check()
     runtimes = [stage.runtime for stage in missing]
     away = any(runtime.get("where") != "driver" for runtime in runtimes)
-    if not away and not any(needs_ray(value) for runtime in runtimes for value in runtime.values()):
+    asked = any(needs_ray(value) for runtime in runtimes for value in runtime.values())
+    if not (away or asked or always_ray):
         yield LocalLauncher(observer.progress), None
         return
     observer.note(f"{len(missing)} to make; Ray starts")

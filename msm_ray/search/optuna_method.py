@@ -78,6 +78,10 @@ class Optuna:
     def check(self, space: Space, job: Any) -> None:
         check_early("optuna", space, self.per_early, self.early)
 
+    def independent(self, number: int) -> bool:
+        """The first trials are."""
+        return number < self.startup
+
     def suggest(self, space: Space, number: int, seen: Sequence[Seen], seed: int) -> Suggestion:
         if number < self.startup:
             first = Stratified(self.startup, self.per_early, self.early)

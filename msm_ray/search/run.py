@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msm_ray.artifact import Record, Store
+from msm_ray.comparison import AsksModels, Comparison
 from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.observe import Observer
 from msm_ray.preview import few_steps
 from msm_ray.provenance import run_facts
 from msm_ray.reports import write_report
+from msm_ray.run import launcher_for
 from msm_ray.search.job import Search
 from msm_ray.search.objectives import check_known
 from msm_ray.search.plan import Plan
@@ -97,42 +99,44 @@ class SearchRun:
 
     def all(self, address: str | None) -> RunResult:
         """See :meth:`Search.run`."""
-        from msm_ray import runtime  # pulls Ray
-
-        search, observer = self.search, self.observer
-        paths = search.paths(self.plan.known())
+        search, observer, plan = self.search, self.observer, self.plan
+        paths = search.paths(plan.known())
         self.stages = {stage.id: stage for path in paths for stage in path}
-        before = set(scan(list(self.stages.values()), self.store).records)
-        trials = self.plan.count
+        if not plan.left:  # all have ended: what is left is to confirm and to show
+            best = ranked(search, plan.trials)
+            again = [s for t in self._to_confirm(best) for s in self._again(t).stages]
+            shown = self._job(self._shown(best)).comparison().stages
+            self.stages = {s.id: s for s in (*again, *shown)}
+        found = scan(list(self.stages.values()), self.store)
         print(
-            f"{search.name}: {trials} trials, {trials - self.plan.left} of them have ended;"
-            f" {len(self.stages)} stages are known, {len(before)} in the store",
+            f"{search.name}: {plan.count} trials, {plan.count - plan.left} of them have ended;"
+            f" {len(self.stages)} stages are known, {len(found.records)} in the store",
             flush=True,
         )
-        for warning in few_steps(s for s in self.stages.values() if s.id not in before):
+        missing = found.missing(list(self.stages.values()))
+        for warning in few_steps(missing):
             observer.note(f"warning: {warning}")
-        observer.plan(list(self.stages.values()), before)
+        observer.plan(list(self.stages.values()), set(found.records))
+        models = search.job.models() if isinstance(search.job, AsksModels) else []
         confirmed: list[dict[str, Any]] = []
         try:
-            with runtime.cluster(address) as cpus:
-                launcher = runtime.RayLauncher(observer.progress)
-                try:
-                    self._shared(paths, launcher, cpus)
-                    self._trials(cpus)
-                    best = ranked(search, self.plan.trials)
-                    for trial in best[: search.confirm.top if search.confirm else 0]:
-                        confirmed.append(self._confirm(trial, launcher, cpus))
-                    shown = self._shown(best)
-                    records = self._make(shown, launcher, cpus)
-                finally:
-                    launcher.close()
+            with launcher_for(missing, models, observer, address, bool(plan.left)) as place:
+                if plan.left:
+                    self._shared(paths, *place)
+                    self._trials(place[1])
+                best = ranked(search, plan.trials)
+                for trial in self._to_confirm(best):
+                    confirmed.append(self._confirm(trial, *place))
+                records = self._make(self._shown(best), *place)
         finally:
             observer.done()
-        return self._report(shown, records, confirmed)
+        return self._report(self._shown(best), records, confirmed)
 
     # ---- what is made -------------------------------------------------------------------------
 
-    def _shared(self, paths: Sequence[Sequence[Stage]], launcher: Launcher, cpus: int) -> None:
+    def _shared(
+        self, paths: Sequence[Sequence[Stage]], launcher: Launcher | None, cpus: int | None
+    ) -> None:
         """Make what several known trials need, before any of them waits for another."""
         count = Counter(stage.id for path in paths for stage in path)
         shared = topological([s for path in paths for s in path if count[s.id] > 1])
@@ -148,17 +152,20 @@ class SearchRun:
             # The trials that need it will fail, each with its reason.
             self.observer.note(f"{error}; trials that do not need it go on")
 
-    def _dag(self, stages: Sequence[Stage], launcher: Launcher, cpus: int) -> dict[str, Record]:
+    def _dag(
+        self, stages: Sequence[Stage], launcher: Launcher | None, cpus: int | None
+    ) -> dict[str, Record]:
         within = Within(self.observer)
         try:
             return run_dag(stages, self.store, launcher, within, cpus=cpus)
         finally:
             self.made |= within.made
 
-    def _trials(self, cpus: int) -> None:
+    def _trials(self, cpus: int | None) -> None:
         from msm_ray.search.tune import Work, run_trials
 
         search, plan = self.search, self.plan
+        assert cpus is not None, "trials run on a cluster"
         work = Work(search.job, search.rungs, search.measures, self.store.url, cpus)
         began, before = time.monotonic(), plan.left
 
@@ -176,30 +183,38 @@ class SearchRun:
         with watched(self.store, self.stages, self.observer):
             run_trials(plan, work, search.max_concurrent_trials, search.name, tell)
 
-    def _confirm(self, trial: Trial, launcher: Launcher, cpus: int) -> dict[str, Any]:
+    def _confirm(self, trial: Trial, launcher: Launcher | None, cpus: int | None) -> dict[str, Any]:
         """Run a trial's last rung on fresh seeds, and take its measures again."""
-        search, confirm = self.search, self.search.confirm
-        assert confirm is not None
-        last = rungs_of(search.job, trial.settings, search.rungs)[-1]
-        job = with_settings(search.job, {**last, "seeds": confirm.seeds})
-        comparison = job.comparison()
-        self.observer.note(
-            f"trial {trial.number} is run again on seeds {', '.join(map(str, confirm.seeds))}"
-        )
+        search, comparison = self.search, self._again(trial)
+        assert search.confirm is not None
+        seeds = search.confirm.seeds
+        if any(self.store.get(stage.id) is None for stage in comparison.stages):
+            words = ", ".join(map(str, seeds))
+            self.observer.note(f"trial {trial.number} is run again, on seeds {words}")
         records = self._dag(comparison.stages, launcher, cpus)
         found = taken(comparison, records, search.measures, self.store)
         return {
             "number": trial.number,
-            "seeds": list(confirm.seeds),
+            "seeds": list(seeds),
             "claimed": trial.values,
             "values": found.values,
         }
+
+    def _to_confirm(self, best: Sequence[Trial]) -> Sequence[Trial]:
+        return best[: self.search.confirm.top] if self.search.confirm else ()
+
+    def _again(self, trial: Trial) -> Comparison:
+        """A trial's last rung on the seeds of the confirmation."""
+        search = self.search
+        assert search.confirm is not None
+        last = rungs_of(search.job, trial.settings, search.rungs)[-1]
+        return with_settings(search.job, {**last, "seeds": search.confirm.seeds}).comparison()
 
     def _shown(self, best: Sequence[Trial]) -> Trial:
         """The trial whose whole comparison is in the report: the best, or the first."""
         return best[0] if best else self.plan.trials[min(self.plan.trials)]
 
-    def _make(self, trial: Trial, launcher: Launcher, cpus: int) -> dict[str, Record]:
+    def _make(self, trial: Trial, launcher: Launcher | None, cpus: int | None) -> dict[str, Record]:
         """The records of a trial's comparison; what the store has lost since is made again."""
         stages = self._job(trial).comparison().stages
         if trial.state == FAILED:

@@ -6,6 +6,7 @@ stage at the same time meet at its claim in the store: one makes it, the other w
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ Launch = Callable[[], Launcher]  # called where a stage has to run outside of th
 
 
 class Incomplete(RuntimeError):
-    """A trial whose stages are all there, and which still has not measured what it was to."""
+    """A trial whose stages are all there, and which still has not found a number to go by."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def measure_rungs(
 
     Raises:
         StageFailed, UserError: a stage failed, or the settings give no job.
-        Incomplete: an evaluation of the trial is not there.
+        Incomplete: an evaluation of the trial is not there, or found no finite number.
     """
     path: dict[str, list[Any]] = {}
     made: list[str] = []
@@ -142,12 +143,16 @@ def taken(
         "tokens": sum(tokens for _, _, tokens in path),
         "device_seconds": sum(records[s.id].seconds for s in comparison.stages),
     }
+    values = {one.name: one.of(part) for one in measures}
+    for name, value in values.items():
+        if not math.isfinite(value["value"]):
+            raise Incomplete(f"{name} is {value['value']}, which is no result")
     midtrained = [s for *_, kind, s in comparison.trainings if kind == "midtrain"]
     facts = [records[s.id].facts for s in midtrained]
     blocks = [s.inputs["blocks"] for s in midtrained if "blocks" in s.inputs]
     shares = [records[s.id].facts["shares"] for s in blocks if "shares" in records[s.id].facts]
     return Measurement(
-        values={one.name: one.of(part) for one in measures},
+        values=values,
         steps=max((int(f["steps"]) for f in facts), default=0),
         tokens=max((int(f["tokens"]) for f in facts), default=0),
         path=path,

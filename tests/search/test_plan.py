@@ -1,0 +1,175 @@
+"""Which trial comes next, after a kill too: the plan and its journal, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msm_ray.artifact import Store
+from msm_ray.search.halving import Halving
+from msm_ray.search.methods import Method, Random, Stratified
+from msm_ray.search.objectives import Constraint, Effect, Objective
+from msm_ray.search.optuna_method import Optuna
+from msm_ray.search.plan import Plan
+from msm_ray.search.space import Mixture, Real, Space
+from msm_ray.search.trials import DONE, FAILED, RUNNING, STOPPED, Journal, Trial
+
+SPACE = Space(
+    (Mixture({"spec": "mid.spec"}, rest="replay"), Real("aft.rate", 1e-4, 1e-2, log=True))
+)
+GAIN = (Objective(Effect("gain")),)
+LOSS = (Constraint(Effect("price"), at_least=-0.1),)
+
+
+def plan(folder: Path, method: Method, halving: Halving | None = None) -> Plan:
+    journal = Journal(Store(str(folder)), "search", "0" * 16)
+    return Plan(method, SPACE, GAIN, LOSS, 3, journal, halving)
+
+
+def found(gain: float, price: float = 0.0) -> dict[str, dict[str, object]]:
+    return {
+        "gain": {"value": gain, "ci95": [gain - 0.1, gain + 0.1]},
+        "price": {"value": price, "ci95": None},
+    }
+
+
+def gain_of(trial: Trial) -> float:
+    return -((trial.settings["mid.spec"] - 0.4) ** 2)
+
+
+def run_all(of: Plan, kill_after: int = 10**9) -> None:
+    """Ask and tell, two trials at a time, as a driver does that is killed at some point."""
+    out: list[Trial] = []
+    ended = 0
+    while of.left:
+        while len(out) < 2 and (trial := of.next()) is not None:
+            out.append(trial)
+        if ended >= kill_after:
+            return
+        trial = out.pop(0)
+        of.ended(trial.number, DONE, values=found(gain_of(trial)), seconds=1.0)
+        ended += 1
+
+
+@pytest.mark.parametrize(
+    "method", [Random(12), Stratified(12, per_early=3), Optuna(12, startup=4)], ids=lambda m: m.name
+)
+@pytest.mark.parametrize("kill_after", [0, 1, 5, 11])
+def test_a_killed_search_goes_on_with_the_same_trials(
+    tmp_path: Path, method: Method, kill_after: int
+) -> None:
+    whole = plan(tmp_path / "whole", method)
+    run_all(whole)
+    run_all(plan(tmp_path / "killed", method), kill_after)
+    second = plan(tmp_path / "killed", method)
+    before = {n: t.settings for n, t in second.trials.items()}
+    assert len(before) >= min(kill_after, 12)
+    run_all(second)
+    after = {n: t.settings for n, t in second.trials.items()}
+    assert sorted(after) == list(range(12))
+    assert before.items() <= after.items()
+    if method.independent(11):  # the others' results decide nothing
+        assert after == {n: t.settings for n, t in whole.trials.items()}
+    again = plan(tmp_path / "killed", method)
+    assert again.left == 0
+    assert again.next() is None
+    assert again.trials == second.trials
+
+
+def test_what_was_handed_out_comes_first_again_and_so_does_what_failed(tmp_path: Path) -> None:
+    first = plan(tmp_path, Random(5))
+    handed = [first.next() for _ in range(3)]
+    assert handed[0] is not None
+    first.ended(0, DONE, values=found(0.5))
+    first.ended(1, FAILED, error="no space left")
+    second = plan(tmp_path, Random(5))
+    assert second.left == 4
+    assert second.trials[1].error == ""
+    assert [t.settings for t in (second.next(), second.next()) if t] == [
+        t.settings for t in handed[1:] if t
+    ]
+    assert second.next().number == 3  # type: ignore[union-attr]
+
+
+def test_more_trials_go_on_and_fewer_leave_the_rest_alone(tmp_path: Path) -> None:
+    run_all(plan(tmp_path, Random(3)))
+    longer = plan(tmp_path, Random(5))
+    assert longer.left == 2
+    run_all(longer)
+    assert plan(tmp_path, Random(2)).left == 0
+    assert len(Journal(Store(str(tmp_path)), "search", "0" * 16).read()) == 5
+
+
+def test_known_trials_are_those_that_hang_on_no_result(tmp_path: Path) -> None:
+    assert len(plan(tmp_path, Random(7)).known()) == 7
+    adapting = plan(tmp_path, Optuna(7, startup=4))
+    known = adapting.known()
+    assert len(known) == 4
+    assert [adapting.next().settings for _ in range(4)] == known  # type: ignore[union-attr]
+    # The journal has those now: whoever comes next asks for them again.
+    assert plan(tmp_path, Optuna(7, startup=4)).known() == known
+
+
+def test_a_trial_goes_on_while_it_is_among_the_best_of_its_rung(tmp_path: Path) -> None:
+    of = plan(tmp_path, Random(4), Halving((10, 20), keep=0.5))
+    for _ in range(3):
+        of.next()
+    values = {0: 0.1, 1: 0.5, 2: 0.3}
+    went = {
+        n: of.goes_on(n, {"steps": 10, "tokens": 100, "value": value})
+        for n, value in values.items()
+    }
+    assert went == {0: True, 1: True, 2: False}
+    of.ended(2, STOPPED, values=found(0.3))
+    kept = Journal(Store(str(tmp_path)), "search", "0" * 16).read()
+    assert kept[2].state == STOPPED
+    assert kept[2].rungs == [{"steps": 10, "tokens": 100, "value": 0.3}]
+    assert kept[1].state == RUNNING
+    # A driver that comes later judges by the rungs that the earlier one saw.
+    later = plan(tmp_path, Random(4), Halving((10, 20), keep=0.5))
+    assert later.next().number == 0  # type: ignore[union-attr]
+    assert not later.goes_on(0, {"steps": 10, "tokens": 100, "value": 0.2})
+
+
+def test_a_method_that_waits_for_nobody_is_told_as_a_fault(tmp_path: Path) -> None:
+    class Waits(Random):
+        def suggest(self, *_: object) -> None:  # type: ignore[override]
+            return None
+
+    with pytest.raises(RuntimeError, match="trial 0 waits for others, and none is running"):
+        plan(tmp_path, Waits(3)).next()
+
+
+@given(
+    values=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    state=st.sampled_from([RUNNING, DONE, STOPPED, FAILED]),
+)
+def test_a_trial_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float], state: str
+) -> None:
+    trial = Trial(
+        number=7,
+        point={"x": 0.25},
+        settings={"a.b": 3, "c": (1, 2)},
+        state=state,  # type: ignore[arg-type]
+        values={f"v{i}": {"value": v, "ci95": None} for i, v in enumerate(values)},
+    )
+    journal = Journal(Store(str(tmp_path_factory.mktemp("s"))), "n", "f")
+    journal.write(trial)
+    # A tuple comes back as a list; as the text of a setting both are the same.
+    trial.settings["c"] = [1, 2]
+    assert journal.read() == {7: trial}
+
+
+def test_methods_see_objectives_that_are_the_larger_the_better() -> None:
+    objectives = (Objective(Effect("loss"), "min"), Objective(Effect("gain")))
+    trial = Trial(0, {"x": 0.5}, {}, state=DONE, values={**found(0.5, -0.3)})
+    trial.values["loss"] = {"value": 2.0, "ci95": None}
+    seen = trial.seen(objectives, LOSS)
+    assert seen.values == (-2.0, 0.5)
+    assert seen.violations == pytest.approx((0.2,))
+    trial.state = RUNNING
+    assert trial.seen(objectives, LOSS).values is None
