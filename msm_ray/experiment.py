@@ -17,6 +17,8 @@ from msm_ray.world.plan import CONTENTS
 
 if TYPE_CHECKING:
     from msm_ray.artifact import Record, Store
+    from msm_ray.comparison import Comparison
+    from msm_ray.graph import Graph
     from msm_ray.settings import RunResult
 
 
@@ -266,17 +268,45 @@ class Experiment:
 
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run what is missing in the store and write the report; see :mod:`msm_ray.run`."""
-        from msm_ray.assemble import assemble, closer
         from msm_ray.graph import build
         from msm_ray.run import run_job
 
         graph = build(self)  # before the cluster: wrong input is told at once
 
-        def report(store: Store, records: dict[str, Record], *of_run: Any) -> dict[str, Any]:
-            whole = assemble(self, graph, store, records, *of_run)
-            return closer(whole, graph.cells, graph.trainings, store, records)
+        def report(*of_run: Any) -> dict[str, Any]:
+            return self._report(graph, *of_run)
 
         return run_job(self.name, graph.stages, store_url, address, report)
+
+    def comparison(self) -> Comparison:
+        """What it compares, as a search sees it."""
+        from msm_ray.assemble import effect_arms
+        from msm_ray.comparison import Comparison
+        from msm_ray.graph import build
+
+        graph = build(self)
+        return Comparison(graph.stages, graph.cells, graph.trainings, effect_arms(self))
+
+    def report(
+        self, store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The whole report; see :func:`msm_ray.assemble.assemble` for what is given."""
+        from msm_ray.graph import build
+
+        return self._report(build(self), store, records, made, facts)
+
+    def _report(
+        self,
+        graph: Graph,
+        store: Store,
+        records: dict[str, Record],
+        made: set[str],
+        facts: dict[str, Any],
+    ) -> dict[str, Any]:
+        from msm_ray.assemble import assemble, closer
+
+        whole = assemble(self, graph, store, records, made, facts)
+        return closer(whole, graph.cells, graph.trainings, store, records)
 
     def preview(self, store_url: str) -> dict[str, Any]:
         """What a run would cost and what is already there, without a cluster."""

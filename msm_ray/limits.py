@@ -8,6 +8,7 @@ start, by name.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
 from msm_ray.errors import UserError
@@ -60,19 +61,15 @@ def _check_questions(exp: Experiment, base: BaseModel, context: int) -> None:
 def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) -> None:
     corpus, mid = exp.corpus, exp.midtrain
     counted = min(corpus.documents, PLANNED_ROWS)
-    seed = plan_seed(base.world_seed, corpus.seed)
-    spec = read_spec(Path(arm.path))
-    rows = plan_rows(spec, documents=counted, seed=seed, content=corpus.content)
-    longest = max(_tokens(row["prompt"]) for row in rows)
+    text = Path(arm.path).read_text(encoding="utf-8")
+    longest, written = _plan_tokens(
+        text, arm.path, base.world_seed, counted, corpus.seed, corpus.content
+    )
     if corpus.writer == "vllm" and longest + corpus.max_tokens > context:
         raise UserError(
             f"corpus.max_tokens is {corpus.max_tokens}; the longest request has {longest} tokens"
             f" and the context of {base.name} is {context}: allowed: 1 to {context - longest}"
         )
-    task = MicroTask(base.world_seed, values="rules" not in corpus.content)
-    # A model that learned from the grammar writes no more than it does, and some is rejected: kept
-    # were 78 to 90 % of the grammar's tokens in every corpus so far.
-    written = sum(_tokens(task.write(row)) + 1 for row in rows) / counted
     allowed = mid.max_repeats * written * corpus.documents
     need = mid.tokens * mid.spec_share
     if need > allowed * (1.0 if counted == corpus.documents else SAMPLE_SLACK):
@@ -84,6 +81,27 @@ def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) 
             f" {mid.tokens} needs {need:.0f}: {least} documents at the very least (some are"
             " rejected), a lower share or more repeats"
         )
+
+
+@lru_cache(maxsize=256)  # the trials of a search differ in other things
+def _plan_tokens(
+    text: str, path: str, world_seed: int, documents: int, seed: int, content: str
+) -> tuple[int, float]:
+    """The tokens of a plan's longest request, and of what it has written, a document.
+
+    A model that learned from the grammar writes no more than it does, and some is rejected: kept
+    were 78 to 90 % of the grammar's tokens in every corpus so far. ``text``: of the spec, there so
+    that a spec that was changed is read again.
+    """
+    rows = plan_rows(
+        read_spec(Path(path)),
+        documents=documents,
+        seed=plan_seed(world_seed, seed),
+        content=content,
+    )
+    task = MicroTask(world_seed, values="rules" not in content)
+    longest = max(_tokens(row["prompt"]) for row in rows)
+    return longest, sum(_tokens(task.write(row)) + 1 for row in rows) / documents
 
 
 def _tokens(text: str) -> int:

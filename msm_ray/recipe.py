@@ -23,7 +23,8 @@ from msm_ray.assemble import closer
 from msm_ray.cells import Cell, ItemValues, training_facts
 from msm_ray.cells import Training as Trained
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
-from msm_ray.comparing import cells_of, check_tasks, evaluated, joined_corpora
+from msm_ray.comparing import cells_of, check_tasks, compared, evaluated, joined_corpora
+from msm_ray.comparison import Comparison
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
 from msm_ray.corpus.running import SpecJob, items_stage
@@ -330,6 +331,19 @@ class Recipe(SpecJob):
             arm: {"seeds": list(self.seeds), "evals": {}, "train": training_facts(own, records)}
             for arm, own in of_arm.items()
         }
+
+    def comparison(self) -> Comparison:
+        """What it compares, as a search sees it."""
+        cells = self.evaluations()
+        evals = list(dict.fromkeys(name for cell in cells for name in cell.evals))
+        trainings = [(arm, *training) for arm, training in self.trainings()]
+        return Comparison(self.stages(), cells, trainings, compared(list(self.corpora), evals))
+
+    def report(
+        self, store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The whole report; see :func:`msm_ray.assemble.assemble` for what is given."""
+        return self._report(store, self.stages(), records, made, facts)
 
     def _report(
         self,
