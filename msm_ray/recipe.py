@@ -229,6 +229,10 @@ class Recipe(SpecJob):
         cells = [cell.stage for cell in self.evaluations()]
         return sharing(cells or [stage for _, _, stage in self.checkpoints()], stages)
 
+    def warnings(self, missing: Sequence[Stage]) -> list[str]:
+        """Trainings of few steps, and what is given and not read."""
+        return super().warnings(missing) + (self.mix.unread() if self.mix else [])
+
     def _midtrain(self, model: Stage, corpus: CorpusJob, value: str, seed: int) -> Stage:
         documents, how = corpus.corpus_stage(), self.midtrain
         sources, components = mixture(
