@@ -84,6 +84,7 @@ PURE = (
     "msm_ray.replay",
     "msm_ray.report.html",
     "msm_ray.rows",
+    "msm_ray.search.source",
     "msm_ray.search.space",
     "msm_ray.settings",
     "msm_ray.spec",
