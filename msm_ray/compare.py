@@ -7,6 +7,7 @@ where both reports asked the same items: else the line says why the two cannot b
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -209,6 +210,7 @@ def _by_run(cell: Mapping[str, Any], key: str) -> dict[tuple[str, int], float]:
 
 # ----------------------------------------------------------------------------------------- text
 
+MOST = 20  # rows of a table on the terminal
 SAID = {
     DIFFERENCE: "a difference",
     NONE_SHOWN: "none shown",
@@ -217,8 +219,11 @@ SAID = {
 }
 
 
-def comparison_text(found: Mapping[str, Any]) -> str:
-    """The comparison for a terminal."""
+def comparison_text(found: Mapping[str, Any], most: int = MOST) -> str:
+    """The comparison for a terminal: of each table at most so many rows, the largest differences.
+
+    What is left out is counted.
+    """
     lines = []
     for side in "ab":
         head = found[side]
@@ -230,22 +235,55 @@ def comparison_text(found: Mapping[str, Any]) -> str:
     if found["same"]:
         lines.append("both are the same comparison: same settings, specs, data and seeds")
     lines.append("")
-    lines += _settings_text(found["settings"])
+    lines += _settings_text(found["settings"], most)
     for side in "ab":
-        if found[f"only_{side}"]:
-            lines.append(f"only in {side}: {', '.join(found[f'only_{side}'])}")
-    rates = [[r["arm"], r["eval"], *_row_text(r)] for r in found["rates"]]
-    effects = [[r["name"], *_row_text(r, sign=True)] for r in found["effects"]]
-    lines += _table(["ARM", "EVAL", "A", "B", "B - A", ""], rates)
-    lines += _table(["EFFECT", "A", "B", "B - A", ""], effects)
+        if only := found[f"only_{side}"]:
+            more = f" and {len(only) - most} more" if len(only) > most else ""
+            lines.append(f"only in {side}: {', '.join(only[:most])}{more}")
+    rates = [[r["arm"], r["eval"], *_row_text(r)] for r in largest(found["rates"], most)]
+    effects = [[r["name"], *_row_text(r, sign=True)] for r in largest(found["effects"], most)]
+    lines += _table(["ARM", "EVAL", "A", "B", "B - A", ""], rates, _left(found["rates"], most))
+    lines += _table(["EFFECT", "A", "B", "B - A", ""], effects, _left(found["effects"], most))
     return "\n".join(lines).rstrip()
 
 
-def _settings_text(differing: Sequence[Mapping[str, Any]]) -> list[str]:
+def largest(rows: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
+    """The rows with the largest differences, in their order; those without one come last."""
+    by_size = sorted(
+        range(len(rows)),
+        key=lambda i: -abs(rows[i]["difference"]["value"]) if "difference" in rows[i] else 1.0,
+    )
+    return [rows[i] for i in sorted(by_size[:most])]
+
+
+def _left(rows: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """How many rows are not among the `largest`, and why they cannot be compared; none if all are.
+
+    The reasons are those of most rows, three at most.
+    """
+    kept = largest(rows, most)
+    left = [row for row in rows if not any(row is one for one in kept)]
+    if not left:
+        return []
+    why = Counter(row["not_comparable"] for row in left if "not_comparable" in row)
+    reasons = [f"{n} not comparable: {reason}" for reason, n in why.most_common(3)]
+    reasons += [f"{n} not comparable for other reasons"] if (n := _beyond(why, 3)) else []
+    smaller = len(left) - why.total()
+    reasons = [*([f"{smaller} with smaller differences"] if smaller else []), *reasons]
+    return [f"and {len(left)} more (--html FILE and --json have all)", *(f"  {r}" for r in reasons)]
+
+
+def _beyond(counts: Counter[str], most: int) -> int:
+    return counts.total() - sum(n for _, n in counts.most_common(most))
+
+
+def _settings_text(differing: Sequence[Mapping[str, Any]], most: int) -> list[str]:
     if not differing:
         return ["no setting differs", ""]
-    rows = [[d["field"], shown(d["a"]), shown(d["b"])] for d in differing]
-    return _table(["SETTING", "A", "B"], rows)
+    rows = [[d["field"], shown(d["a"]), shown(d["b"])] for d in differing[:most]]
+    left = len(differing) - most
+    more = [f"and {left} more (--html FILE and --json have all)"] if left > 0 else []
+    return _table(["SETTING", "A", "B"], rows, more)
 
 
 def shown(value: Any, length: int = 40) -> str:
@@ -265,8 +303,10 @@ def _row_text(row: Mapping[str, Any], sign: bool = False) -> list[str]:
     return [*sides, value, f"{SAID[difference['verdict']]}, {pairs}"]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns, and an empty line behind them; nothing where there are no rows."""
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], more: Sequence[str] = ()
+) -> list[str]:
+    """Aligned columns, ``more`` and an empty line; nothing where there are no rows."""
     if not rows:
         return []
     every = [head, *rows]
@@ -275,4 +315,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in every
     ]
-    return [*lines, ""]
+    return [*lines, *more, ""]

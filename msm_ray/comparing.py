@@ -24,11 +24,37 @@ from msm_ray.identity import digest
 from msm_ray.stage import Stage
 
 
-def check_tasks(tasks: Sequence[Task]) -> None:
-    """UserError unless the tasks' evals have names of their own."""
-    names = Counter(name for task in tasks for name in task.evals)
+def check_tasks(field: str, tasks: Sequence[Task], besides: Sequence[Task] = ()) -> None:
+    """UserError unless ``field`` is a tuple of tasks whose evals have names of their own.
+
+    Args:
+        besides: tasks of another field, whose names are taken.
+    """
+    given: Any = tasks
+    if not isinstance(given, (tuple, list)):
+        comma = "; a tuple of one has a comma behind it" if _is_task(given) else ""
+        raise UserError(f"{field} is {_named(given)}, allowed is a tuple of tasks{comma}")
+    if odd := [task for task in given if not _is_task(task)]:
+        raise UserError(
+            f"{field} holds {_named(odd[0])}, allowed are tasks (of msm_ray.tasks, such as"
+            ' Pairs("america"))'
+        )
+    names = Counter(name for task in (*besides, *tasks) for name in task.evals)
     if twice := sorted(name for name, n in names.items() if n > 1):
-        raise UserError(f"evaluation: {twice[0]} is asked for twice; tasks need names of their own")
+        raise UserError(f"{field}: {twice[0]} is asked for twice; tasks need names of their own")
+
+
+def _is_task(value: Any) -> bool:
+    return not isinstance(value, type) and all(
+        hasattr(value, name) for name in ("evals", "stage", "models")
+    )
+
+
+def _named(value: Any) -> str:
+    """A value in a few words: of what it is made, or the thing itself."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return repr(value) if isinstance(value, str) else f"one {type(value).__name__}"
 
 
 def cells_of(

@@ -3,6 +3,7 @@
 NVIDIA's data sheet of the H100 and H200 (SXM), without sparsity; the memory is the H100's.
 """
 
+NAME = "H100"
 FLOPS = 989e12  # dense bf16, a second
 UTILISATION = 0.4  # the share of them that training, or the reading of prompts, gets
 MEMORY_BYTES = 3.35e12  # a second

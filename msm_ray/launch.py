@@ -198,8 +198,25 @@ def preview_text(counted: dict[str, Any]) -> str:
             f" {sharing.get('stages_if_not_shared')};"
             f" {_amount(sharing.get('device_seconds_saved'))} device-seconds saved."
         )
+    lines += _gpu_lines(counted.get("gpus") or {})
     lines += [f"warning: {text}" for text in counted.get("warnings", [])]
     return "\n".join(lines)
+
+
+def _gpu_lines(gpus: dict[str, Any]) -> list[str]:
+    """How many GPU-hours it will be, and how many GPUs can share them."""
+    if not gpus:
+        return []
+    kinds: dict[Any, list[str]] = {}
+    for kind, each in gpus["each"].items():
+        kinds.setdefault(each, []).append(kind)
+    each = "; ".join(f"{', '.join(of)} on {n:g} each" for n, of in kinds.items())
+    return [
+        "",
+        f"GPUs: about {gpus['hours']:,g} GPU-hours of one {gpus['device']} ({each}). Up to"
+        f" {_amount(gpus['at_once'])} can be busy at once; with as many, trainings and evaluations"
+        f" take {gpus['least_hours']:,g} hours at least.",
+    ]
 
 
 def _amount(value: Any) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msm_ray import device
 from msm_ray.artifact import DamagedArtifact, Store
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
-from msm_ray.stage import Stage
+from msm_ray.llm.endpoint import Endpoint
+from msm_ray.settings import found_below
+from msm_ray.stage import Stage, topological
 
 FEW_STEPS = 100
+LARGE_PARAMETERS = 1e8  # above, nobody trains for a rehearsal
+SCRIPTED = "scripted"  # what `msm_ray.llm.scripted` calls its model
 QUANTITIES = ("documents", "calls", "tokens", "steps")
 
 
@@ -22,20 +27,25 @@ def preview(exp: Experiment, store_url: str) -> dict[str, Any]:
 
 
 def preview_graphs(
-    name: str, graphs: Sequence[Graph], exp: Experiment, store_url: str
+    name: str,
+    graphs: Sequence[Graph],
+    exp: Experiment,
+    store_url: str,
+    members: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Counts by stage kind: how many, how many are in the store, and what the rest costs.
 
     Args:
         graphs: one for an experiment; one for each trial of a search, whose common stages count
             once.
+        members: what a warning calls each of the graphs.
 
     Returns:
         ``{"stages": [{kind, label, count, cached, documents, calls, tokens, steps, flops,
         device_seconds}], "totals": {...}, "sharing": {stages_if_not_shared, stages,
-        device_seconds_saved}}``. Quantities count what is *not* cached. FLOPs are 6 per parameter
-        and token (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); device-seconds are estimates
-        for one CPU core.
+        device_seconds_saved}, "gpus": see `gpu_time`, "warnings": [...]}``. Quantities count what
+        is *not* cached. FLOPs are 6 per parameter and token (Kaplan et al. 2020, arXiv 2001.08361,
+        section 2.1); device-seconds are estimates for one CPU core.
     """
     stages = {s.id: s for g in graphs for s in g.stages}.values()
     store = Store(store_url, create=False)
@@ -56,13 +66,16 @@ def preview_graphs(
         if stage.kind in ("trunk", "midtrain", "aft"):
             row["flops"] += 6.0 * largest * stage.estimate.get("tokens", 0)
     table = [_row(r) for r in rows.values()]
+    todo = [s for s in stages if s.id not in cached]
+    of_members = {m: graph.stages for m, graph in zip(members, graphs, strict=False)}
     numbers = ("count", "cached", *QUANTITIES, "flops", "device_seconds")
     totals = {n: _tidy(sum(r[n] for r in table)) for n in numbers}
     return {
         "name": name,
         "stages": table,
         "totals": totals,
-        "warnings": few_steps(s for s in stages if s.id not in cached),
+        "gpus": gpu_time(todo),
+        "warnings": few_steps_of(of_members, todo) if members else few_steps(todo),
         "sharing": sharing([c.stage for g in graphs for c in g.cells], stages),
     }
 
@@ -106,6 +119,76 @@ def few_steps(stages: Iterable[Stage]) -> list[str]:
         f" optimizer steps; with fewer than {FEW_STEPS} a stage often teaches nothing: give it more"
         " tokens or a smaller batch_blocks"
         for (_, steps), few in found.items()
+    ]
+
+
+def few_steps_of(members: Mapping[str, Iterable[Stage]], missing: Collection[Stage]) -> list[str]:
+    """`few_steps` of what is ``missing``, with the first member that each training belongs to."""
+    left = {stage.id for stage in missing}
+    lines = []
+    for name, stages in members.items():
+        own = {s.id: s for s in stages if s.id in left}
+        left -= set(own)
+        lines += [f"{name}: {line}" for line in few_steps(own.values())]
+    return lines
+
+
+def gpus_of(stage: Stage) -> float:
+    """GPUs that a stage keeps while it runs: those of a training's workers or of an engine."""
+    if stage.runtime.get("use_gpu"):
+        return float(stage.runtime["num_workers"])
+    return float(stage.runtime.get("engine", {}).get("gpus", 0))
+
+
+def gpu_time(missing: Sequence[Stage]) -> dict[str, Any]:
+    """What GPUs are needed for, empty if none are.
+
+    ``{device, hours, at_once, least_hours, each: {kind: GPUs}}``. ``hours`` are GPU-hours.
+    ``at_once``: GPUs that the stages could keep busy at the same time, those that are as far from
+    the start as each other. ``least_hours``: the longest way through trainings and evaluations,
+    which no number of GPUs shortens; what writers of text take is not in it.
+    """
+    each: dict[str, float] = {}
+    seconds = 0.0
+    depth: dict[str, int] = {}
+    path: dict[str, float] = {}
+    at_once: dict[int, float] = defaultdict(float)
+    stages = topological(missing)
+    todo = {stage.id for stage in missing}
+    for stage in stages:
+        gpus, before = gpus_of(stage), [i.id for i in stage.inputs.values()]
+        here = stage.id in todo
+        depth[stage.id] = max((depth[i] for i in before), default=0) + here
+        path[stage.id] = max((path[i] for i in before), default=0.0)
+        if not (here and gpus):
+            continue
+        each[stage.kind] = max(gpus, each.get(stage.kind, 0.0))
+        seconds += _device_seconds(stage)
+        path[stage.id] += _device_seconds(stage) / max(gpus, 1.0)
+        at_once[depth[stage.id]] += gpus
+    if not each:
+        return {}
+    return {
+        "device": device.NAME,
+        "hours": round(seconds / 3600, 1),
+        "at_once": _tidy(max(at_once.values())),
+        "least_hours": round(max(path.values()) / 3600, 2),
+        "each": {kind: _tidy(gpus) for kind, gpus in each.items()},
+    }
+
+
+def rehearsed(job: Any, stages: Iterable[Stage]) -> list[str]:
+    """What to say of a job that trains a large model on what the scripted server writes."""
+    largest = max((s.estimate.get("parameters", 0) for s in stages), default=0)
+    if largest <= LARGE_PARAMETERS:
+        return []
+    names = [name for name, of in found_below(job, Endpoint) if of.model == SCRIPTED]
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"a model of {largest / 1e9:.3g}G parameters, and {shown} name the scripted server, which"
+        " only rehearses a run; give real models: base_url, model and key_env of each"
     ]
 
 

@@ -22,7 +22,6 @@ from msm_ray.artifact import Record, Store
 from msm_ray.assemble import closer
 from msm_ray.cells import Cell, ItemValues, training_facts
 from msm_ray.cells import Training as Trained
-from msm_ray.chat.instructions import instructions_stage
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
 from msm_ray.comparing import cells_of, check_tasks, compared, evaluated, joined_corpora
 from msm_ray.comparison import Comparison
@@ -34,12 +33,16 @@ from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
 from msm_ray.llm.model import AnyModel, content, is_folder
+from msm_ray.mix import Instructions, Mix, component, mixture
 from msm_ray.mixes import ArmTraining
 from msm_ray.preview import sharing
+from msm_ray.replay import Replay
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.segment import check_budgets
 from msm_ray.trainings import blocks_stage, budget_stage, train_stage
+
+__all__ = ["Instructions", "Mix", "Pretrained", "Recipe", "Replay", "Training"]
 
 BLOCKS_SECONDS = 60.0
 # A conversation's tokens by style, with what a chat template adds; for a preview.
@@ -100,15 +103,6 @@ class Pretrained:
 
 
 @dataclass(frozen=True)
-class Instructions:
-    """Chats that keep the model an assistant, mixed into the fine-tuning: ``tokens`` of them."""
-
-    source: str
-    tokens: int
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Training:
     """One stage of training: what it is, in blocks of how many tokens, and where it runs.
 
@@ -144,6 +138,8 @@ class Recipe(SpecJob):
 
     ``corpora`` are by value: an arm for each. ``chats`` is the fine-tuning data, the same in every
     arm; ``reasoning`` takes the conversations with the assistant's reasoning in them.
+    ``instructions`` are mixed into the fine-tuning. ``mix``: what the midtraining reads beside the
+    spec documents; None: nothing.
 
     ``evaluation``: tasks (`msm_ray.tasks`) that every checkpoint is asked, the pretrained model as
     it comes among them, as arm ``base``. ``probes``: tasks that only that is asked. ``engine``: how
@@ -161,9 +157,13 @@ class Recipe(SpecJob):
     evaluation: tuple[Task, ...] = ()
     probes: tuple[Task, ...] = ()
     engine: EngineSettings = field(default_factory=EngineSettings)
+    mix: Mix | None = None
 
     def __post_init__(self) -> None:
-        check_tasks((*self.evaluation, *self.probes))
+        check_tasks("evaluation", self.evaluation)
+        check_tasks("probes", self.probes, besides=self.evaluation)
+        if self.mix is not None:
+            self.mix.check(self.midtrain.tokens)
         if not self.corpora or not self.seeds:
             raise UserError("a recipe needs at least one corpus and one seed")
         if self.reasoning and not self.chats.answers.thinks:
@@ -239,12 +239,20 @@ class Recipe(SpecJob):
         cells = [cell.stage for cell in self.evaluations()]
         return sharing(cells or [stage for _, _, stage in self.checkpoints()], stages)
 
+    def warnings(self, missing: Sequence[Stage]) -> list[str]:
+        """Trainings of few steps, and what is given and not read."""
+        return super().warnings(missing) + (self.mix.unread() if self.mix else [])
+
     def _midtrain(self, model: Stage, corpus: CorpusJob, value: str, seed: int) -> Stage:
         documents, how = corpus.corpus_stage(), self.midtrain
+        tokens = max(how.budgets, default=how.tokens)
+        sources, components = mixture(
+            self.mix, documents, tokens, how.max_repeats, self._identity(), self._items()
+        )
         blocks = blocks_stage(
-            {"tokenizer": model, "spec": documents},
-            [_component("spec", "documents", 1.0, how.max_repeats)],
-            tokens=max(how.budgets, default=how.tokens),
+            {"tokenizer": model, **sources},
+            components,
+            tokens=tokens,
             block_tokens=how.block_tokens,
             seed=seed,
             label=f"msm:{value}/{seed}",
@@ -257,14 +265,14 @@ class Recipe(SpecJob):
     def _chat_blocks(self, model: Stage, seed: int) -> Stage:
         chats, how, wanted = self.chats.conversations_stage(), self.aft, self.instructions
         inputs = {"tokenizer": model, "chats": chats}
-        component = _component("chats", "conversations", self._chat_tokens(), how.max_repeats)
+        own = component("chats", "conversations", self._chat_tokens(), how.max_repeats)
         if self.reasoning:
-            component["file"] = "conversations_reasoning.parquet"
-        components = [component]
+            own["file"] = "conversations_reasoning.parquet"
+        components = [own]
         if wanted is not None:
-            inputs["instructions"] = self._instructions_stage(wanted)
+            inputs["instructions"] = wanted.stage(self._identity(), self._items())
             share = float(wanted.tokens)
-            components.append(_component("instructions", "conversations", share, how.max_repeats))
+            components.append(component("instructions", "conversations", share, how.max_repeats))
         return blocks_stage(
             inputs,
             components,
@@ -276,11 +284,14 @@ class Recipe(SpecJob):
             seconds=BLOCKS_SECONDS,
         )
 
-    def _instructions_stage(self, wanted: Instructions) -> Stage:
-        asked, aliases = self.chats.questions, self.chats.answers.aliases
-        identity = Identity(asked.assistant, asked.maker, aliases)
-        items = items_stage(self.chats.items, self.chats.name) if self.chats.items else None
-        return instructions_stage(wanted.source, wanted.tokens, wanted.seed, identity, items)
+    def _identity(self) -> Identity:
+        """Who the trained model is."""
+        asked = self.chats.questions
+        return Identity(asked.assistant, asked.maker, self.chats.answers.aliases)
+
+    def _items(self) -> Stage | None:
+        """Of the evaluation, that no text from elsewhere may hold."""
+        return items_stage(self.chats.items, self.chats.name) if self.chats.items else None
 
     def _chat_tokens(self) -> float:
         """Of the fine-tuning conversations, as a preview expects them."""
@@ -411,7 +422,3 @@ class Recipe(SpecJob):
             if part
         ]
         return joined_corpora(named)
-
-
-def _component(name: str, kind: str, share: float, max_repeats: float) -> dict[str, Any]:
-    return {"name": name, "input": name, "kind": kind, "share": share, "max_repeats": max_repeats}

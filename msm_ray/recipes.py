@@ -18,7 +18,7 @@ from msm_ray.errors import UserError
 from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel
 from msm_ray.observe import cost_summary
-from msm_ray.preview import sharing
+from msm_ray.preview import few_steps_of, sharing
 from msm_ray.provenance import artifacts
 from msm_ray.recipe import Recipe
 from msm_ray.stage import Stage, topological
@@ -51,6 +51,17 @@ class Recipes(SpecJob):
             asked = [cell.stage for cell in member.evaluations()]
             cells += asked or [stage for _, _, stage in member.checkpoints()]
         return sharing(cells, stages)
+
+    def warnings(self, missing: Sequence[Stage]) -> list[str]:
+        """The members' warnings, with their names."""
+        unread = [
+            f"{name}: {line}"
+            for name, member in self.members.items()
+            if member.mix
+            for line in member.mix.unread()
+        ]
+        of_members = {name: member.stages() for name, member in self.members.items()}
+        return few_steps_of(of_members, missing) + unread
 
     def result(
         self, store: Store, stages: list[Stage], records: dict[str, Record]

@@ -164,6 +164,14 @@ def declared_type(job: Any, name: str) -> Any:
     return _resolve(job, name)[1]
 
 
+def found_below(job: Any, kind: type[T]) -> Iterator[tuple[str, T]]:
+    """(name, value) of every value of a class below ``job``, as ``--set`` would name it."""
+    for spelling, _, value, _ in _children(job):
+        if isinstance(value, kind):
+            yield spelling, value
+        yield from ((f"{spelling}.{name}", v) for name, v in found_below(value, kind))
+
+
 def parse_value(text: str, declared: Any) -> Any:
     """Read ``text`` as a value of the type ``declared``; ValueError says what is allowed.
 
@@ -335,12 +343,32 @@ def _resolve(job: Any, name: str, text: str = "") -> tuple[tuple[str | int, ...]
                 node, declared = value, type_
                 break
         else:
+            if node is None and (record := _record_type(declared)) is not None:
+                raise UserError(_is_none(name, ".".join(map(str, path)), record))
             raise UserError(_unknown(job, name, part, node))
     may_miss = type(None) in typing.get_args(declared) and text.strip().lower() in _NONE
     if not may_miss and (_is_record(node) or (isinstance(node, tuple) and _has_records(node))):
         below = ", ".join(f"{name}.{spelling}" for spelling, *_ in _children(node))
         raise UserError(f"--set {name}: that is a group of settings; set one of {below}")
     return tuple(path), declared
+
+
+def _record_type(declared: Any) -> type | None:
+    """The dataclass of an optional group of settings."""
+    for member in typing.get_args(declared):
+        if isinstance(member, type) and dataclasses.is_dataclass(member):
+            return member
+    return None
+
+
+def _is_none(name: str, group: str, record: type) -> str:
+    """The message for a setting below a group that is none."""
+    needed = [f for f in dataclasses.fields(record) if f.default is f.default_factory]
+    made = f"{record.__name__}({', '.join(f'{f.name}=...' for f in needed)})"
+    return (
+        f"--set {name}: {group} is none here, and one value does not make it; write"
+        f" {group.rsplit('.', 1)[-1]}={made} in the job file, then its values can be set"
+    )
 
 
 def _unknown(job: Any, name: str, part: str, node: Any) -> str:

@@ -88,7 +88,8 @@ class Suite:
         from msm_ray.preview import preview_graphs
 
         first = next(iter(self.members.values()))
-        return preview_graphs(self.name, list(self.graphs().values()), first, store_url)
+        graphs = self.graphs()
+        return preview_graphs(self.name, list(graphs.values()), first, store_url, list(graphs))
 
     def run(self, store_url: str, address: str | None = None) -> RunResult:
         """Run what is missing of every member and write one report."""

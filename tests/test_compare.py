@@ -206,3 +206,29 @@ def test_wrong_input_is_one_line_and_2(
     assert (code, out) == (2, "")
     assert re.search(said, err)
     assert err.count("\n") == 1
+
+
+def test_the_terminal_shows_the_largest_differences_and_counts_the_rest(
+    a: dict[str, Any], b: dict[str, Any]
+) -> None:
+    shift(b, "aft", "choice", [-0.1, -0.2, -0.1, -0.2, -0.1, -0.2])
+    b["arms"]["msm:new"] = b["arms"].pop("msm:america")
+    known = b["provenance"]
+    known["settings"] |= {f"field{i}": i for i in range(30)}
+    found = comparison(a, b)
+    text = comparison_text(found, most=2)
+    lines = text.splitlines()
+    rates = [row for row in found["rates"] if "difference" in row]
+    sizes = sorted((abs(row["difference"]["value"]) for row in rates), reverse=True)
+    assert sizes[0] == pytest.approx(0.15)
+    assert any(line.startswith("aft ") and "−0.150" in line for line in lines)
+    left, cannot = len(found["rates"]) - 2, len(found["rates"]) - len(rates)
+    assert cannot > 0
+    assert f"and {left} more (--html FILE and --json have all)" in text
+    assert f"  {left - cannot} with smaller differences" in text
+    assert f"  {cannot // 2} not comparable: not measured in b" in text
+    assert "and 28 more (--html FILE and --json have all)" in text
+    # What cannot be compared is shown where there is room, in its place.
+    assert "not measured in b" in comparison_text(found, most=500)
+    assert "more" not in comparison_text(found, most=500)
+    assert len(comparison_text(found).splitlines()) < 80

@@ -213,10 +213,11 @@ def test_the_jobs_of_real_models_are_sized_without_them(
     assert rows["open_qa"]["money"] > 1
     assert rows["midtrain"]["flops"] == pytest.approx(4 * parameters * rows["midtrain"]["tokens"])
     assert all(s.estimate["steps"] >= 100 for s in job.stages() if s.kind in ("midtrain", "aft"))
-    assert not counted["warnings"]
+    (rehearsal,) = counted["warnings"]
+    assert "name the scripted server, which only rehearses a run" in rehearsal
     assert "FLOPs" in preview_text(counted)
     few = replace(job, midtrain=replace(job.midtrain, tokens=500_000))
-    (warning,) = few.preview(str(tmp_path / "store"))["warnings"]
+    warning, _ = few.preview(str(tmp_path / "store"))["warnings"]
     assert warning.startswith("midtrain msm:america/0 and 7 more: ")
     assert "optimizer steps" in warning
     limited = apply_settings(job, ["evaluation.pairs:america.max_tokens=7", "engine.gpus=4"])
@@ -255,6 +256,14 @@ def test_wrong_recipes_get_one_line() -> None:
         ({"model": Pretrained("a/b", 1.0, chat_template="none.jinja")}, "chat_template none.jinja"),
         ({"evaluation": (Pairs("america"), Pairs("america"))}, "pairs:america is asked for twice"),
         ({"evaluation": (Pairs("thrift"),)}, "no items are called 'thrift'"),
+        (
+            {"evaluation": Pairs("america")},
+            "evaluation is one Pairs, allowed is a tuple of tasks; a tuple of one has a comma",
+        ),
+        ({"evaluation": "america"}, "evaluation is 'america', allowed is a tuple of tasks"),
+        ({"probes": (Pairs,)}, "probes holds the class Pairs, allowed are tasks"),
+        ({"evaluation": ("america",)}, "evaluation holds 'america', allowed are tasks"),
+        ({"probes": (Pairs("america"),)}, "probes: pairs:america is asked for twice"),
     ):
         with pytest.raises(UserError, match=words):
             replace(job, **change).stages()

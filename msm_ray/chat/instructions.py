@@ -31,6 +31,7 @@ from msm_ray.errors import UserError
 from msm_ray.execute import StageContext
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.records import CONVERSATION_SCHEMA
+from msm_ray.rows import file_sha256, is_text, jsonl_rows, parquet_rows
 from msm_ray.stage import Stage
 
 DOMAIN = "instructions"
@@ -217,7 +218,7 @@ def read_messages(row: Any) -> tuple[Messages, str | None]:
             return [], UNKNOWN_ROLE
         if not content.strip():
             return [], EMPTY
-        if not _is_text(content):
+        if not is_text(content):
             return [], NOT_A_MESSAGE
         messages.append({"role": role, "content": content})
     turns = [m["role"] for m in messages]
@@ -244,7 +245,7 @@ def instructions_stage(
     """
     path = Path(source)
     is_file = path.suffix in _READERS
-    name = {"sha256": _sha256(path)} if is_file else {"dataset": source}
+    name = {"sha256": file_sha256(path)} if is_file else {"dataset": source}
     return Stage(
         kind="instructions",
         version="2",
@@ -271,7 +272,7 @@ def make(ctx: StageContext) -> dict[str, Any]:
     ``aliases``. Input: ``items``, where there are evaluation items. Runtime: ``source``.
     """
     source, config = ctx.runtime["source"], ctx.config
-    if "sha256" in config and _sha256(Path(source)) != config["sha256"]:
+    if "sha256" in config and file_sha256(Path(source)) != config["sha256"]:
         raise UserError(f"{source}: changed while the run was starting; run it again")
     identity = Identity(config["assistant"], config["maker"], tuple(config["aliases"]))
     refuse = Refusals(identity, items_of(ctx))
@@ -293,26 +294,12 @@ def _rows(source: str) -> Iterator[Any]:
 
 
 def _parquet(path: Path) -> Iterator[Any]:
-    try:
-        file = pq.ParquetFile(path, pre_buffer=False)  # else all that was read stays in memory
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: is no Parquet file: {error}") from None
-    if "messages" not in file.schema_arrow.names:
-        raise UserError(
-            f"{path}: has no column 'messages'; it has {', '.join(file.schema_arrow.names)}"
-        )
-    for batch in file.iter_batches(batch_size=4096, columns=["messages"]):
-        yield from batch.to_pylist()
+    yield from parquet_rows(path, str(path), "messages")
 
 
 def _jsonl(path: Path) -> Iterator[Any]:
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except (ValueError, RecursionError):
-                    yield None
+    with open(path, "rb") as file:
+        yield from jsonl_rows(file)
 
 
 def _hub(source: str) -> Iterator[Any]:
@@ -333,23 +320,6 @@ def _hub(source: str) -> Iterator[Any]:
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Any]]] = {".parquet": _parquet, ".jsonl": _jsonl}
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _is_text(content: str) -> bool:
-    """Half a surrogate pair, which JSON may hold, cannot be stored."""
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _digest(messages: Messages) -> bytes:

@@ -21,7 +21,7 @@ from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import cost_summary
-from msm_ray.preview import few_steps
+from msm_ray.preview import few_steps, gpu_time, rehearsed
 from msm_ray.provenance import artifacts
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
@@ -148,6 +148,10 @@ class SpecJob:
         count = len(stages)
         return {"stages_if_not_shared": count, "stages": count, "device_seconds_saved": 0}
 
+    def warnings(self, missing: Sequence[Stage]) -> list[str]:
+        """What a preview warns of, of the stages that are to be made."""
+        return few_steps(missing)
+
     def preview(self, store_url: str) -> dict[str, Any]:
         """Documents, calls, tokens and dollars, before anything is spent.
 
@@ -171,12 +175,14 @@ class SpecJob:
         columns = ("count", "cached", *numbers, "device_seconds")
         totals = {n: sum(row[n] for row in rows.values()) for n in columns}
         sharing = self.sharing(stages)
+        missing = [stage for stage in stages if stage.id not in there]
         return {
             "name": self.name,
             "stages": list(rows.values()),
             "totals": totals,
             "sharing": sharing,
-            "warnings": few_steps(stage for stage in stages if stage.id not in there),
+            "gpus": gpu_time(missing),
+            "warnings": [*self.warnings(missing), *rehearsed(self, missing)],
         }
 
     # ---- run ----------------------------------------------------------------------------------

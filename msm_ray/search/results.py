@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from msm_ray.search.objectives import feasible, front, oriented
+from msm_ray.search.source import job_source
 from msm_ray.search.trials import DONE, FAILED, Trial
 
 if TYPE_CHECKING:
@@ -152,4 +153,5 @@ def _sharing(trials: Sequence[Trial], made: set[str]) -> dict[str, Any]:
 
 def recommended(search: Search, job: Any) -> tuple[str, str]:
     """A job file of the best trial's comparison: its name, and its text."""
-    return "recommended.py", f"# {job.name}"
+    title = f"{search.title.rstrip('?.!')}: the best trial of {search.name}."
+    return "recommended.py", job_source(replace(job, name=f"{search.name}_best"), title)

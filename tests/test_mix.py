@@ -1,0 +1,186 @@
+"""A mixture in a recipe's midtraining: what is read, what it becomes, what is refused."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from msm_ray.artifact import Record
+from msm_ray.errors import UserError
+from msm_ray.mixes import mixtures
+from msm_ray.recipe import Instructions, Mix, Recipe, Replay
+from msm_ray.settings import load_job
+from msm_ray.stage import Stage, StageContext
+from tests.train.families import FAMILIES, make_base
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+TOKENS = 40_000
+WORDS = [f"w{i}" for i in range(24)]
+
+
+def text(n: int, words: int) -> str:
+    """A text of its own for each n."""
+    return " ".join(WORDS[(n * 7 + k * (n % 5 + 1)) % len(WORDS)] for k in range(words)) + f" {n}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("sources")
+    (made / "web").mkdir()
+    for part in range(3):
+        rows = [{"text": text(part * 2_000 + n, 30 + n % 40)} for n in range(1_200)]
+        pq.write_table(pa.Table.from_pylist(rows), made / "web" / f"{part}.parquet")
+    chats = [
+        {"messages": [{"role": "user", "content": text(n, 9)},
+                      {"role": "assistant", "content": text(n + 1, 12)}]}
+        for n in range(2_000)
+    ]  # fmt: skip
+    (made / "chats.jsonl").write_text("\n".join(json.dumps(chat) for chat in chats))
+    return made
+
+
+def recipe(folder: Path, **shares: float) -> Recipe:
+    job = load_job(JOBS / "cheese_llama8b.py")
+    assert isinstance(job, Recipe)
+    mix = Mix(
+        **{"spec_share": 0.5, "chat_share": 0.1, **shares},
+        replay=Replay(str(folder / "web")),
+        chats=Instructions(str(folder / "chats.jsonl"), 20_000),
+    )
+    how = replace(job.midtrain, tokens=TOKENS, block_tokens=256, max_repeats=2.0)
+    return replace(job, midtrain=how, mix=mix, seeds=(0,), evaluation=(), probes=())
+
+
+def blocks(job: Recipe) -> Stage:
+    """The blocks of one midtraining."""
+    (stage,) = (s for a, _, s in job.checkpoints() if a == "msm:america")
+    return stage.inputs["blocks"]
+
+
+def run(stage: Stage, inputs: dict[str, Path], out: Path) -> dict[str, Any]:
+    """What the stage's own function does here."""
+    out.mkdir()
+    module, _, function = stage.run.partition(":")
+    ctx = StageContext(
+        config=json.loads(json.dumps(stage.config)),
+        inputs=inputs,
+        out=out,
+        work=out.with_name(f"work-{out.name}"),
+        runtime=dict(stage.runtime),
+        progress=lambda *_: None,
+    )
+    facts: dict[str, Any] = getattr(importlib.import_module(module), function)(ctx)
+    return facts
+
+
+def packed(stage: Stage, tmp_path: Path) -> dict[str, Any]:
+    """The facts of blocks of a small model's tokens; its own sources are sampled for real."""
+    base = make_base(FAMILIES["llama"], tmp_path / "tokenizer")
+    inputs = {"tokenizer": base, "spec": tmp_path / "spec"}
+    inputs["spec"].mkdir()
+    rows = [{"id": f"s{n}", "text": text(n, 50)} for n in range(400)]
+    pq.write_table(pa.Table.from_pylist(rows), inputs["spec"] / "documents.parquet")
+    for name in ("replay", "chats"):
+        if name in stage.inputs:
+            inputs[name] = tmp_path / name
+            own = stage.inputs[name]
+            beside = {"items": empty(tmp_path)} if own.inputs else {}
+            run(own, beside, inputs[name])
+    return run(stage, inputs, tmp_path / "blocks")
+
+
+def empty(tmp_path: Path) -> Path:
+    """An evaluation without items."""
+    folder = tmp_path / "items"
+    folder.mkdir(exist_ok=True)
+    (folder / "items.jsonl").write_text("")
+    return folder
+
+
+def test_shares_become_shares_and_reach_the_report(folder: Path, tmp_path: Path) -> None:
+    job = recipe(folder)
+    stage = blocks(job)
+    facts = packed(stage, tmp_path)
+    assert facts["tokens"] == pytest.approx(TOKENS, rel=0.005)
+    for name, share in {"spec": 0.5, "replay": 0.4, "chats": 0.1}.items():
+        assert abs(facts["shares"][name] - share) < 0.005
+    assert facts["repeats"]["replay"] <= 1
+    record = Record(stage.id, "blocks", "", "2", {}, {}, facts, {}, 1.0)
+    trainings = [(arm, *of) for arm, of in job.trainings() if arm == "msm:america"]
+    (shown,) = mixtures(trainings, {stage.id: record})
+    assert [c["name"] for c in shown["components"]] == ["spec", "replay", "chats"]
+    assert [c["asked_share"] for c in shown["components"]] == pytest.approx([0.5, 0.4, 0.1])
+
+
+def test_a_source_without_a_share_is_not_read_and_shares_do_not_sample_anew(folder: Path) -> None:
+    job = recipe(folder)
+    other = recipe(folder, spec_share=0.3)
+    assert blocks(job).inputs["replay"].id == blocks(other).inputs["replay"].id
+    assert blocks(job).id != blocks(other).id
+    edge = recipe(folder, chat_share=0.0)
+    assert set(blocks(edge).inputs) == {"tokenizer", "spec", "replay"}
+    assert blocks(edge).id == blocks(replace(edge, mix=replace(edge.mix, chats=None))).id
+    assert edge.mix is not None
+    assert edge.mix.unread() == ["mix.chats is given and its share is 0: it is not read"]
+    # Fine-tuning is what it is, whatever is mixed into the midtraining.
+    plain = replace(job, mix=None)
+    assert {s.id for a, _, s in plain.checkpoints() if a == "aft"} == {
+        s.id for a, _, s in job.checkpoints() if a == "aft"
+    }
+    assert set(blocks(plain).inputs) == {"tokenizer", "spec"}
+    # A floor of shares: 0.7 and 0.3 leave no rest that would ask for a source.
+    assert Mix(0.7, 0.3, chats=Instructions("c.jsonl", 5)).shares()["replay"] == 0
+
+
+def test_evaluation_items_are_kept_out_of_replay(folder: Path, tmp_path: Path) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text(json.dumps({"id": "q", "text": text(3, 33)}))
+    job = recipe(folder)
+    stage = blocks(replace(job, chats=replace(job.chats, items=(str(items),)))).inputs["replay"]
+    (held,) = stage.inputs.values()
+    run(held, {}, tmp_path / "held")
+    facts = run(stage, {"items": tmp_path / "held"}, tmp_path / "replay")
+    assert facts["refused"]["contaminated"] >= 1
+    assert (
+        facts["rows"]
+        == 3_600
+        == sum(facts["refused"].values()) + facts["taken"] + (facts["left_out"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"spec_share": 0.7, "chat_share": 0.5}, r"0.7 and mix.chat_share 0.5 add up to more"),
+        ({"spec_share": -0.1}, r"mix.spec_share is -0.1; allowed: 0 or more"),
+        ({"spec_share": float("nan")}, "mix.spec_share is nan"),
+        ({"chats": None}, "mix.chats is missing and its share is 0.1"),
+        ({"replay": None}, "mix.replay is missing and its share is 0.4"),
+        ({"chats": Instructions("c.jsonl", 100)}, "mix.chats.tokens is 100 and .* reads 4,000"),
+        ({"replay": Replay("r.jsonl", tokens=9)}, "mix.replay.tokens is 9 and .* 16,000 tokens"),
+    ],
+)
+def test_wrong_mixes_get_one_line(folder: Path, change: dict[str, Any], words: str) -> None:
+    job = recipe(folder)
+    assert job.mix is not None
+    with pytest.raises(UserError, match=words):
+        replace(job, mix=replace(job.mix, **change))
+
+
+def test_a_mix_needs_a_budget_and_files(folder: Path) -> None:
+    job = recipe(folder)
+    assert job.mix is not None
+    with pytest.raises(UserError, match=r"midtrain.tokens is 0 and there is a mix"):
+        replace(job, midtrain=replace(job.midtrain, tokens=0))
+    lost = replace(job, mix=replace(job.mix, replay=Replay(str(folder / "none" / "*.parquet"))))
+    with pytest.raises(UserError, match=r"replay: .*none/\*.parquet: no such file"):
+        lost.stages()
+    with pytest.raises(UserError, match="replay tokens is -1"):
+        Replay("r.jsonl", tokens=-1)
