@@ -14,7 +14,6 @@ from msm_ray.stage import Stage
 
 if TYPE_CHECKING:
     from msm_ray.llm.model import AnyModel
-    from msm_ray.settings import RunResult
 
 TRAININGS = ("trunk", "midtrain", "aft")
 
@@ -95,14 +94,6 @@ class Compares(Protocol):
         self, store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]
     ) -> dict[str, Any]:
         """Its whole report; see :func:`msm_ray.assemble.assemble` for what is given."""
-        ...
-
-    def preview(self, store_url: str) -> dict[str, Any]:
-        """What a run would cost."""
-        ...
-
-    def run(self, store_url: str, address: str | None = None) -> RunResult:
-        """Run it by itself."""
         ...
 
 

@@ -208,6 +208,7 @@ class Observer:
         self._sinks = list(sinks) if sinks is not None else [display(stream or sys.stderr)]
         if events is not None:
             self._sinks.append(EventFile(events))
+        self._planned: set[str] = set()
         self._closed = threading.Event()
         self._beat = beat
 
@@ -219,9 +220,24 @@ class Observer:
             state.total, state.cached = len(stages), sum(s.id in there for s in stages)
             state.started_at = time.monotonic()
             state.missing = {s.id: s for s in stages if s.id not in there}
+            self._planned = {s.id for s in stages}
             self._emit("plan", stages=state.total, cached=state.cached)
         if state.missing:
             threading.Thread(target=self._keep_beating, name="observer", daemon=True).start()
+
+    def add(self, stages: Iterable[Stage], cached: Iterable[str]) -> None:
+        """More stages of a run whose plan grows as it goes; those it knows are left alone."""
+        there = set(cached)
+        with self._lock:
+            state = self.state
+            for stage in stages:
+                if stage.id in self._planned:
+                    continue
+                self._planned.add(stage.id)
+                state.total += 1
+                state.cached += stage.id in there
+                if stage.id not in there:
+                    state.missing[stage.id] = stage
 
     def _keep_beating(self) -> None:
         """An engine that starts says nothing for a minute; who looks on should see time pass."""

@@ -6,6 +6,7 @@ fine-tuning and an evaluation that read nothing and write a line.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,38 +16,37 @@ import pyarrow.parquet as pq
 from msm_ray.artifact import Record, Store
 from msm_ray.cells import Cell
 from msm_ray.comparison import Comparison
-from msm_ray.settings import RunResult
 from msm_ray.stage import Stage, StageContext, topological
-
-HERE = "instant"
 
 
 @dataclass(frozen=True)
 class Instant:
-    """``rate`` is what the evaluation finds; ``share`` is the midtraining's, for shared stages."""
+    """``share`` is the midtraining's, ``rate`` the fine-tuning's; above ``fails`` that fails.
+
+    ``pause``: seconds that each stage waits, where somebody wants to see it running.
+    """
 
     name: str = "instant"
     title: str = "A comparison that takes no time"
     share: float = 0.5
-    rest: float = 0.5
     rate: float = 0.5
+    fails: float = 1.0
+    pause: float = 0.0
     seeds: tuple[int, ...] = (0,)
 
     def comparison(self) -> Comparison:
         """One arm beside its control."""
         cells, trainings = [], []
         for seed in self.seeds:
-            start = _stage("source", {"seed": seed}, {}, "touch")
-            mid = _stage("midtrain", {"share": self.share}, {"model": start}, "train")
-            both = _stage("aft", {"rate": self.rate}, {"model": mid}, "train")
+            start = self._stage("source", {"seed": seed}, {}, "touch")
+            mid = self._stage("midtrain", {"share": self.share}, {"model": start}, "train")
+            both = self._stage("aft", {"rate": self.rate}, {"model": mid}, "train")
             for arm, model in (("aft", start), ("msm:x+aft", both)):
-                asked = _stage("evaluate", {}, {"model": model}, "evaluate")
+                asked = self._stage("evaluate", {}, {"model": model}, "evaluate")
                 cells.append(Cell(arm, "base", seed, asked, ("choice",)))
             trainings.append(("msm:x+aft", "base", seed, "midtrain", mid))
         stages = topological([cell.stage for cell in cells])
-        return Comparison(
-            stages, cells, trainings, {"gain": ("choice", "msm:x+aft", "aft")}
-        )
+        return Comparison(stages, cells, trainings, {"gain": ("choice", "msm:x+aft", "aft")})
 
     def report(
         self, store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]
@@ -64,25 +64,18 @@ class Instant:
             "provenance": {"versions": facts["versions"], "machine": facts["machine"]},
         }
 
-    def preview(self, store_url: str) -> dict[str, Any]:
-        """Nothing is known."""
-        raise NotImplementedError
-
-    def run(self, store_url: str, address: str | None = None) -> RunResult:
-        """It is only for searches."""
-        raise NotImplementedError
-
-
-def _stage(kind: str, config: dict[str, Any], inputs: dict[str, Stage], run: str) -> Stage:
-    return Stage(
-        kind=kind,
-        version="1",
-        config=config,
-        inputs=inputs,
-        run=f"{HERE}:{run}",
-        runtime={"where": "driver", "cpus": 0},
-        estimate={"seconds": 0.01, "tokens": 100 if kind in ("midtrain", "aft") else 0},
-    )
+    def _stage(
+        self, kind: str, config: dict[str, Any], inputs: dict[str, Stage], run: str
+    ) -> Stage:
+        return Stage(
+            kind=kind,
+            version="1",
+            config=config,
+            inputs=inputs,
+            run=f"{__name__}:{run}",
+            runtime={"where": "driver", "cpus": 0, "pause": self.pause, "fails": self.fails},
+            estimate={"seconds": 0.01, "tokens": 100 if kind in ("midtrain", "aft") else 0},
+        )
 
 
 def touch(ctx: StageContext) -> dict[str, Any]:
@@ -93,6 +86,9 @@ def touch(ctx: StageContext) -> dict[str, Any]:
 
 def train(ctx: StageContext) -> dict[str, Any]:
     """Pass on what it was given."""
+    time.sleep(ctx.runtime["pause"])
+    if ctx.config.get("rate", 0.0) > ctx.runtime["fails"]:
+        raise ValueError(f"a rate of {ctx.config['rate']} is too much")
     known = ctx.inputs["model"] / "file"
     (ctx.out / "file").write_text(f"{known.read_text()} {ctx.config}")
     return {"tokens": 100, "steps": 1, "tokens_per_second": 1.0, "curve": [], **ctx.config}

@@ -116,7 +116,6 @@ def main() -> None:
         Random(most // 10),
         Random(most),
         Stratified(most, per_early=4),
-
     ):
         with tempfile.TemporaryDirectory() as store:
             record["runs"].append(measured(method, store))

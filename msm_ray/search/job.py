@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from msm_ray.comparison import Compares
+from msm_ray.comparison import Compares, Comparison
 from msm_ray.errors import UserError
 from msm_ray.identity import canonical, digest
 from msm_ray.search.halving import Halving
 from msm_ray.search.methods import Method
-from msm_ray.search.objectives import Constraint, Measure, Objective
+from msm_ray.search.objectives import Constraint, Measure, Objective, check_known
 from msm_ray.search.space import Space
 from msm_ray.search.trial import rungs_of, with_settings
 from msm_ray.settings import RunResult
@@ -100,6 +100,29 @@ class Search:
         """Optimizer steps at which a trial is measured; none: only at its end."""
         return self.halving.rungs if self.halving else ()
 
+    def checked(self) -> Comparison:
+        """The comparison as the job has it, if its trials can be run and measured.
+
+        Raises:
+            UserError: a measure that no trial takes, or settings at an end of the space that the
+                job cannot work with: a source that is too small for its share, for instance.
+        """
+        comparison = self.job.comparison()
+        check_known(
+            self.objectives,
+            self.constraints,
+            comparison.compared,
+            comparison.evals,
+            comparison.arms,
+        )
+        for where, settings in self.space.corners():
+            for rung in rungs_of(self.job, settings, self.rungs):
+                try:
+                    with_settings(self.job, rung).comparison()
+                except UserError as error:
+                    raise UserError(f"space, at {where}: {error}") from None
+        return comparison
+
     def paths(self, settings: Iterable[dict[str, Any]]) -> list[list[Stage]]:
         """The stages of trials of these settings, those of all their rungs."""
         return [
@@ -114,8 +137,12 @@ class Search:
         ]
 
     def fingerprint(self) -> str:
-        """The identity of what is tried and measured; not of how many trials."""
-        cells = self.job.comparison().cells
+        """The identity of what is tried and measured; not of how many trials.
+
+        Raises:
+            UserError: as :meth:`checked`.
+        """
+        cells = self.checked().cells
         chooses: Any = self.method
         method = {k: v for k, v in asdict(chooses).items() if k != "trials"}
         return digest(

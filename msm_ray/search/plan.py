@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msm_ray.search.halving import Halving
@@ -28,10 +28,12 @@ class Plan:
         seed: int,
         journal: Journal,
         halving: Halving | None = None,
+        on_ask: Callable[[Trial], None] | None = None,
     ) -> None:
+        """``on_ask`` is told of every trial as it is handed out."""
         self.method, self.space, self.seed = method, space, seed
         self.objectives, self.constraints = objectives, constraints
-        self.journal, self.halving = journal, halving
+        self.journal, self.halving, self._on_ask = journal, halving, on_ask
         self.count = method.count(space)
         self.trials: dict[int, Trial] = {}
         self._seen: dict[int, Seen] = {}
@@ -85,6 +87,8 @@ class Plan:
             return None
         self._out.add(trial.number)
         self.journal.write(trial)
+        if self._on_ask:
+            self._on_ask(trial)
         return trial
 
     def goes_on(self, number: int, rung: Mapping[str, Any]) -> bool:

@@ -18,7 +18,6 @@ from msm_ray.provenance import run_facts
 from msm_ray.reports import write_report
 from msm_ray.run import launcher_for
 from msm_ray.search.job import Search
-from msm_ray.search.objectives import check_known
 from msm_ray.search.plan import Plan
 from msm_ray.search.results import ranked, recommended, search_part
 from msm_ray.search.trial import rungs_of, taken, with_settings
@@ -74,16 +73,8 @@ class SearchRun:
         """Checks what can be checked before anything starts, and reads the journal."""
         self.search = search
         self.started, self.clock = datetime.now(UTC), time.monotonic()
-        comparison = search.job.comparison()
-        check_known(
-            search.objectives,
-            search.constraints,
-            comparison.compared,
-            comparison.evals,
-            comparison.arms,
-        )
-        self.store = Store(store_url)
         self.mark = search.fingerprint()
+        self.store = Store(store_url)
         self.plan = Plan(
             search.method,
             search.space,
@@ -92,6 +83,7 @@ class SearchRun:
             search.seed,
             Journal(self.store, search.name, self.mark),
             search.halving,
+            on_ask=self._asked,
         )
         self.stages: dict[str, Stage] = {}  # of trials that are known
         self.made: set[str] = set()
@@ -161,6 +153,16 @@ class SearchRun:
         finally:
             self.made |= within.made
 
+    def _asked(self, trial: Trial) -> None:
+        """Of a trial that was not known beforehand, what it needs belongs to the plan now."""
+        if not self.plan.method.independent(trial.number):
+            self._plan_more(self.search.paths([trial.settings])[0])
+
+    def _plan_more(self, stages: Sequence[Stage]) -> None:
+        new = [stage for stage in stages if stage.id not in self.stages]
+        self.stages |= {stage.id: stage for stage in new}
+        self.observer.add(new, scan(new, self.store).records)
+
     def _trials(self, cpus: int | None) -> None:
         from msm_ray.search.tune import Work, run_trials
 
@@ -188,6 +190,7 @@ class SearchRun:
         search, comparison = self.search, self._again(trial)
         assert search.confirm is not None
         seeds = search.confirm.seeds
+        self._plan_more(comparison.stages)
         if any(self.store.get(stage.id) is None for stage in comparison.stages):
             words = ", ".join(map(str, seeds))
             self.observer.note(f"trial {trial.number} is run again, on seeds {words}")

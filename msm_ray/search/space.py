@@ -79,7 +79,7 @@ class Space:
                     _check_type(job, name, float, type(dimension), Among)
             else:
                 _check_read(job, dimension)
-        for where, settings in self._corners():
+        for where, settings in self.corners():
             try:
                 self.apply(job, settings)
             except UserError as error:
@@ -89,7 +89,7 @@ class Space:
         """The job with ``settings`` in place."""
         return apply_settings(job, settings_texts(settings))
 
-    def _corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """All low, all high, the middle, each vertex of a mixture, each value of a list."""
         middle: dict[str, Any] = {}
         for d in self.dimensions:

@@ -54,10 +54,11 @@ class Watch:
         # In this order: a claim that is gone belongs to a commit which is seen then, or to none.
         claimed = {name.removesuffix(".json") for name in self._store.names("claims")}
         there = set(self._store.ids())
-        for id in self._stages.keys() & (claimed - there - self._running):
+        known = set(list(self._stages))  # a copy: more may be added meanwhile
+        for id in known & (claimed - there - self._running):
             self._running.add(id)
             self._observer.started(self._stages[id])
-        for id in self._stages.keys() & (there - self._there):
+        for id in known & (there - self._there):
             record = self._store.get(id)
             if record is not None:
                 self._observer.finished(self._stages[id], record)

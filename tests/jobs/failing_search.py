@@ -4,10 +4,13 @@ import dataclasses
 
 from small_search import experiment as small_search
 
-from msm_ray.search.space import Axis
-from msm_ray.search.tune import Search
+from msm_ray.search.job import Search
+from msm_ray.search.space import Among, Space
 
 
 def experiment() -> Search:
-    search = small_search()
-    return dataclasses.replace(search, axes=(Axis("midtrain.train.learning_rate", (1e-3, 1e30)),))
+    return dataclasses.replace(
+        small_search(),
+        space=Space((Among("midtrain.train.learning_rate", (1e-3, 1e30)),)),
+        confirm=None,
+    )

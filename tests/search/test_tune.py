@@ -1,104 +1,263 @@
-"""A real search by Ray Tune: every trial measured, what two trials share made once."""
+"""Real searches by Ray Tune in the micro-world: shared, stopped at rungs, killed and gone on."""
 
 import dataclasses
 import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.search.tune import Search
+from msm_ray.search.job import Search
+from msm_ray.search.methods import Random, Stratified
+from msm_ray.search.objectives import Effect, Objective, Rate
+from msm_ray.search.space import Mixture, Real, Space
 from msm_ray.settings import apply_settings, load_job
 
 ROOT = Path(__file__).parent.parent.parent
 
 
+def command(job: str, store: Path) -> list[str]:
+    path = str(ROOT / "tests" / "jobs" / f"{job}.py")
+    return [sys.executable, "-m", "msm_ray.cli", "run", path, "--store", str(store)]
+
+
+def run(job: str, store: Path, name: str, code: int = 0) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(command(job, store), cwd=store.parent, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads((store / "runs" / name / "report.json").read_text())
+    return report, done.stdout + done.stderr
+
+
+def attempts(store: Path) -> set[int]:
+    return {
+        len([p for p in record.parent.iterdir() if p.is_dir()])
+        for record in (store / "artifacts").glob("*/record.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """Four trials of a real search, undisturbed."""
+    store = tmp_path_factory.mktemp("search") / "store"
+    return store, *run("small_search", store, "small_search")
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_trials_share_their_stages_and_the_best_is_told(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    job = str(ROOT / "tests" / "jobs" / "small_search.py")
-    command = [sys.executable, "-m", "msm_ray.cli", "run", job, "--store", str(store)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "best of 4: --set midtrain.spec_share=" in done.stdout
-    # What it waits for is told from the start on, and each stage that is made.
-    assert re.search(r"^0/\d+ stages, \d running, \d+s, about .* left", done.stderr, re.MULTILINE)
-    made = re.findall(r"^\[(\d+)/(\d+)\] \w+ .* done in", done.stderr, re.MULTILINE)
-    assert made[-1][0] == made[-1][1] == str(len(made))
-
-    report = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
+@pytest.mark.timeout(1200)
+def test_trials_share_their_stages_and_the_best_is_told(
+    whole: tuple[Path, dict[str, Any], str],
+) -> None:
+    store, report, told = whole
     search = report["search"]
-    assert len(search["trials"]) == 4
-    scores = [t["separation_soft"] for t in search["trials"]]
-    assert search["best"]["separation_soft"] == max(scores)
-    # two mixes x two arms; on each, and on the base model, two learning rates
-    assert search["stages"]["midtrain"] == {"needed": 4, "made": 4}
-    assert search["stages"]["aft"] == {"needed": 10, "made": 10}
-    assert search["stages_if_not_shared"]["midtrain"] == 8
-    # one attempt for each artifact: no two trials made the same
-    for record in (store / "artifacts").glob("*/record.json"):
-        attempts = [p for p in record.parent.iterdir() if p.is_dir()]
-        assert len(attempts) == 1, record
+    assert "best of 4: --set job.midtrain.spec_share=" in told
+    made = re.findall(r"^\[(\d+)/(\d+)\] \w+ .* done in", told, re.MULTILINE)
+    assert made[-1][0] == made[-1][1] == str(len(made))
+    trials = search["trials"]
+    assert [t["state"] for t in trials] == ["done"] * 4
+    # Two mixtures x two arms, and on each and on the base model two learning rates.
+    kinds = search["sharing"]["by_kind"]
+    assert kinds["midtrain"] == {"needed": 4, "made": 4, "alone": 8}
+    assert kinds["aft"] == {"needed": 10, "made": 10, "alone": 12}
+    tokens = search["sharing"]["tokens"]
+    assert tokens["made"] == tokens["needed"] < tokens["alone"]
+    assert attempts(store) == {1}
+    for trial in trials:
+        for source, share in trial["mix"].items():
+            assert trial["realised"].get(source, 0.0) == pytest.approx(share, abs=0.02)
+    best = trials[search["best"]]
+    assert best["values"]["separation_soft"]["value"] == max(
+        t["values"]["separation_soft"]["value"] for t in trials
+    )
+    assert [c["number"] for c in search["confirmed"]] == [search["best"]]
+    # The rest of the report is the best trial's.
+    assert report["effects"]["separation_soft"]["value"] == pytest.approx(
+        best["values"]["separation_soft"]["value"]
+    )
+    assert (store / "runs" / "small_search" / "recommended.py").is_file()
 
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr[-3000:]
-    second = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
-    assert second["search"]["stages"]["midtrain"] == {"needed": 4, "made": 0}
-    assert second["search"]["best"] == search["best"]
+
+def kill_one(word: str, driver: subprocess.Popen[bytes]) -> bool:
+    """kill -9 one process below the driver whose name has ``word`` in it."""
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        try:
+            if word in " ".join(process.cmdline()):
+                time.sleep(0.2)  # into its work
+                process.kill()
+                return True
+        except psutil.Error:
+            continue
+    return False
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.vllm
-def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_a_killed_trainer_engine_and_driver_change_nothing(
+    whole: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    _, plain, _ = whole
     store = tmp_path / "store"
-    job = str(ROOT / "tests" / "jobs" / "failing_search.py")
-    command = [sys.executable, "-m", "msm_ray.cli", "run", job, "--store", str(store)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
-    report = json.loads((store / "runs" / "tune_mix_micro" / "report.json").read_text())
+    driver = subprocess.Popen(
+        command("small_search", store),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 600
+    for victim in ("ray::midtrain", "ray::EngineActor"):
+        while not kill_one(victim, driver):
+            assert driver.poll() is None, f"the search ended before {victim} was there"
+            assert time.monotonic() < deadline, f"no {victim} within ten minutes"
+            time.sleep(0.02)
+    while not any(store.glob("runs/small_search/trials-*/*.json")):
+        assert driver.poll() is None, "the search ended before it had a trial"
+        assert time.monotonic() < deadline, "no trial within ten minutes"
+        time.sleep(0.02)
+    driver.kill()
+    driver.wait()
+    report, told = run("small_search", store, "small_search")
+    assert "4 trials, 4 of them have ended" not in told
+    mine, theirs = report["search"], plain["search"]
+    for key in ("settings", "values", "realised", "state"):
+        assert [t[key] for t in mine["trials"]] == [t[key] for t in theirs["trials"]], key
+    assert mine["best"] == theirs["best"]
+    assert mine["confirmed"] == theirs["confirmed"]
+    assert attempts(store) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.timeout(1200)
+def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path) -> None:
+    report, told = run("failing_search", tmp_path / "store", "small_search", code=1)
     assert report["complete"] is False
     good, failed = report["search"]["trials"]
-    assert report["search"]["best"] == good
+    assert report["search"]["best"] == good["number"]
     assert failed["settings"] == {"midtrain.train.learning_rate": 1e30}
     assert "midtrain" in failed["error"]
     assert "loss" in failed["error"]
-    assert failed["error"] in done.stdout
+    assert failed["error"] in told
 
 
-def test_a_metric_that_is_not_measured_is_refused_before_anything_runs() -> None:
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.vllm
+@pytest.mark.timeout(1200)
+def test_a_trial_that_is_worth_it_continues_its_trunk(tmp_path: Path) -> None:
+    report, _ = run("halving_search", tmp_path / "store", "small_search")
+    trials = report["search"]["trials"]
+    assert trials[0]["state"] == "done"
+    assert [len(t["rungs"]) for t in trials if t["state"] == "done"].count(2) >= 1
+    for trial in trials:
+        steps = [rung["steps"] for rung in trial["rungs"]]
+        assert steps == [8, 16][: len(steps)]
+        assert (trial["state"] == "stopped") == (len(steps) == 1)
+    # Two arms of 16 steps cost what 16 steps and the first rung's two steps of decay cost.
+    aft = 2 * 32 * 20  # an upper bound of what the fine-tunings add
+    block = 128 * 8
+    first = trials[0]
+    assert 2 * (16 + 2) * block * 0.98 <= first["tokens"] <= 2 * (16 + 2) * block + 4 * aft
+
+
+# ---- before anything starts --------------------------------------------------------------------
+
+
+def micro() -> Search:
     search = load_job(ROOT / "jobs" / "tune_mix_micro.py")
     assert isinstance(search, Search)
-    with pytest.raises(UserError, match="metric is 'seperation'; allowed: separation, "):
-        dataclasses.replace(search, metric="seperation")
+    return search
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"objectives": (Objective(Effect("seperation")),)},
+            "objective: effect 'seperation' is not measured; allowed: separation, ",
+        ),
+        (
+            {"objectives": (Objective(Rate("fact", ("aft",))),)},
+            "objective: rate 'fact' is not measured; allowed: choice, ",
+        ),
+        ({"objectives": ()}, "at least one"),
+        ({"max_concurrent_trials": 0}, "max_concurrent_trials is 0; allowed: 1 or more"),
+        (
+            {"space": Space((Real("aft.train.learning_rat", 1e-4, 1e-3),))},
+            "no setting 'learning_rat'; did you mean .*aft.train.learning_rate",
+        ),
+        (
+            {"space": Space((Real("midtrain.train.batch_blocks", 1.0, 4.0),))},
+            "midtrain.train.batch_blocks is int, a Real gives float; allowed there: Whole",
+        ),
+        (
+            {
+                "space": Space(
+                    (
+                        Mixture(
+                            {"spec": "midtrain.spec_share", "chats": "midtrain.chat_share"},
+                            rest="replay",
+                        ),
+                    )
+                ),
+                "method": Random(4),
+            },
+            "corpus.documents is 900.* documents at the very least",
+        ),
+        (
+            {"method": Stratified(8, per_early=2, early=("midtrain.tokens",))},
+            "early is 'midtrain.tokens'; allowed: ",
+        ),
+    ],
+)
+def test_what_cannot_work_is_told_in_one_line(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as told:
+        dataclasses.replace(micro(), **change).checked()
+    assert "\n" not in str(told.value)
+
+
+def test_fresh_seeds_are_not_those_of_the_search() -> None:
+    with pytest.raises(UserError, match="confirm.seeds has 0, which the search uses itself"):
+        apply_settings(micro(), ["confirm.seeds=0,1"])
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        (
-            "experiment.midtrain.spec_share=0.1",
-            r"set axes\.0\.values \(now 0\.02,0\.05,0\.15,0\.3\)",
-        ),
-        ("experiment.aft.train.learning_rate=1e-3", r"set axes\.1\.values"),
+        ("job.midtrain.spec_share=0.1", r"set space\.dimensions\.0 instead"),
+        ("job.aft.train.learning_rate=1e-3", r"set space\.dimensions\.1 instead"),
     ],
 )
-def test_what_an_axis_gives_cannot_be_set(setting: str, words: str) -> None:
-    search = load_job(ROOT / "jobs" / "tune_mix_micro.py")
-    with pytest.raises(
-        UserError, match=f"--set {setting.split('=')[0]}: the job varies it.*{words}"
-    ):
-        apply_settings(search, [setting])
+def test_what_the_space_gives_cannot_be_set(setting: str, words: str) -> None:
+    with pytest.raises(UserError, match=f"--set {setting.split('=')[0]}: the job varies.*{words}"):
+        apply_settings(micro(), [setting])
 
 
-def test_an_axis_and_what_it_does_not_give_can_be_set() -> None:
-    search = load_job(ROOT / "jobs" / "tune_mix_micro.py")
-    changed = apply_settings(search, ["axes.0.values=0.1,0.2", "experiment.midtrain.tokens=9000"])
-    assert isinstance(changed, Search)
-    assert [p["midtrain.spec_share"] for p, _ in changed.trials()] == [0.1, 0.1, 0.2, 0.2]
-    assert {e.midtrain.tokens for _, e in changed.trials()} == {9000}
+def test_what_the_space_does_not_give_can_be_set() -> None:
+    changed = apply_settings(
+        micro(), ["space.dimensions.1.high=1e-3", "job.midtrain.tokens=90000", "method.trials=5"]
+    )
+    assert changed.space.dimensions[1].high == 1e-3  # type: ignore[union-attr]
+    assert changed.job.midtrain.tokens == 90000  # type: ignore[attr-defined]
+    assert changed.method.count(changed.space) == 5
+
+
+def test_a_preview_counts_what_trials_share(tmp_path: Path) -> None:
+    counted = micro().preview(str(tmp_path))
+    assert counted["trials"]["known"] == 24
+    assert counted["trials"]["tokens_alone"] > 3 * counted["trials"]["tokens"]
+    rows = {row["kind"]: row for row in counted["stages"]}
+    assert rows["midtrain"]["count"] == 12  # six mixtures, two arms
+    assert rows["documents"]["count"] == 2
+    assert not list(tmp_path.iterdir())
+    half = dataclasses.replace(micro(), method=Random(24)).preview(str(tmp_path))
+    assert {row["kind"]: row for row in half["stages"]}["midtrain"]["count"] == 48
