@@ -175,6 +175,9 @@ class History:
         import optuna
 
         dists = _distributions(space)
+        open = {c: d for c, d in dists.items() if not d.single()}
+        # Samplers infer from all trials what is varied: with 1,000 of them half of their time.
+        sampler.infer_relative_search_space = lambda study, trial: dict(open)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             if fixed:
