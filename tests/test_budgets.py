@@ -160,8 +160,8 @@ def test_budgets_that_are_too_close_are_told_before_anything_runs(exp: Experimen
     close = apply_settings(exp, [*WSD, "midtrain.budgets=199900,200000"])
     with pytest.raises(UserError, match="199900 and 200000 tokens are too close"):
         build(close)
-    few = apply_settings(exp, [*WSD, "midtrain.budgets=1000000", "midtrain.tokens=1000000"])
-    with pytest.raises(UserError, match=r"spec_share 0\.15 of midtrain\.budgets 1000000 needs"):
+    few = apply_settings(exp, [*WSD, "midtrain.budgets=200000,4000000"])
+    with pytest.raises(UserError, match=r"spec_share 0\.15 of midtrain\.budgets 4000000 needs"):
         build(few)
 
 

@@ -22,6 +22,7 @@ import os
 import platform
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,14 @@ KINDS = ("blocks", "trunk", "midtrain")
 EFFECTS = ("separation", "separation_soft", "separation_msm_only_soft")
 
 
-def suite(seeds: int, writer: Any, trunk: bool) -> Suite:
+def suite(seeds: Iterable[int], writer: Any, trunk: bool) -> Suite:
     """The six doses, from one trunk or each by itself."""
     job = load_job(ROOT / "jobs" / "dose_trunk_micro.py")
     assert isinstance(job, Suite)
     members = {
         name: dataclasses.replace(
             exp,
-            seeds=tuple(range(seeds)),
+            seeds=tuple(seeds),
             corpus=dataclasses.replace(exp.corpus, writer=writer),
             midtrain=exp.midtrain if trunk else dataclasses.replace(exp.midtrain, budgets=()),
         )
@@ -145,7 +146,8 @@ def main() -> None:
     args = parser.parse_args()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    jobs = {way: suite(args.seeds, args.writer, way == "trunk") for way in ("trunk", "separate")}
+    seeds = range(args.seeds)
+    jobs = {way: suite(seeds, args.writer, way == "trunk") for way in ("trunk", "separate")}
     wanted = {way: midtrainings(job) for way, job in jobs.items()}
     result: dict[str, Any] = {
         "command": f"python benchmarks/search/dose_trunk.py --seeds {args.seeds} --writer"
@@ -158,9 +160,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(str(Path(folder) / "store"))
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        before = [s for s in topological(sum(wanted.values(), [])) if s.kind not in KINDS]
-        timed(before, store)
-        timed([in_one_go(wanted["trunk"][0])], store)  # warms the workers
+        everything = topological([stage for stages in wanted.values() for stage in stages])
+        timed([s for s in everything if s.kind not in KINDS], store)
+        # Another seed's, of both specs: workers that have trained before, on either side.
+        timed(midtrainings(suite([len(seeds)], args.writer, False))[:2], store)
         for way, stages in wanted.items():
             result[way] = timed(stages, store)
             print(way, json.dumps(result[way]), flush=True)
