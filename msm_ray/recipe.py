@@ -40,7 +40,7 @@ from msm_ray.replay import Replay
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.segment import check_budgets
-from msm_ray.trainings import blocks_stage, budget_stage, train_stage
+from msm_ray.trainings import blocks_stage, budget_stage, train_stage, training_cost
 
 __all__ = ["Instructions", "Mix", "Pretrained", "Recipe", "Replay", "Training"]
 
@@ -317,16 +317,7 @@ class Recipe(SpecJob):
         config, runtime, label = how.train, asdict(how.runtime), f"{arm}/{seed}"
 
         def estimate(tokens: int) -> dict[str, float]:
-            # A frozen weight costs its part of the forward pass and of the gradient that goes
-            # through it, and no gradient of its own: 4 of the 6 operations a parameter and token.
-            flops = (4.0 if config.lora else 6.0) * self.model.parameters * tokens
-            return {
-                "tokens": tokens,
-                "steps": math.ceil(tokens / (config.batch_blocks * how.block_tokens)),
-                "flops": flops,
-                "seconds": flops / (device.FLOPS * device.UTILISATION),
-                "parameters": self.model.parameters,  # of what evaluations load
-            }
+            return training_cost(tokens, self.model.parameters, config, how.block_tokens)
 
         if how.budgets:
             return budget_stage(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from msm_ray import device
 from msm_ray.stage import Stage
 from msm_ray.train.config import TrainConfig
 from msm_ray.train.segment import Segment, plan_budgets, trunk_config
@@ -96,6 +98,22 @@ def train_stage(
         estimate=dict(estimate),
         streams=frozenset({"blocks"} if follow else ()),
     )
+
+
+def training_cost(
+    tokens: int, parameters: float, config: TrainConfig, block_tokens: int
+) -> dict[str, float]:
+    """What training a model of so many parameters on ``tokens`` is estimated to take."""
+    # A frozen weight costs its part of the forward pass and of the gradient that goes through it,
+    # and no gradient of its own: 4 of the 6 operations a parameter and token.
+    flops = (4.0 if config.lora else 6.0) * parameters * tokens
+    return {
+        "tokens": tokens,
+        "steps": math.ceil(tokens / (config.batch_blocks * block_tokens)),
+        "flops": flops,
+        "seconds": flops / (device.FLOPS * device.UTILISATION),
+        "parameters": parameters,  # of what evaluations load
+    }
 
 
 def budget_stage(

@@ -22,10 +22,12 @@ from safetensors.torch import load_file
 
 from msm_ray.data.blocks import BlockReader, write_blocks
 from msm_ray.data.order import EpochOrder
+from msm_ray.errors import UserError
 from msm_ray.train.config import Lora, TrainConfig, TrainRuntime
 from msm_ray.train.loop import steps_in_run
 from msm_ray.train.model import init_model, load_model, save_model
 from msm_ray.train.pretrain import pack_texts
+from msm_ray.train.segment import plan_budgets, trunk_config
 from msm_ray.train.weights import seeded_uniform
 from msm_ray.train.worker import TrainJob, run_worker
 from train.conftest import ARCH, make_texts, make_tokenizer
@@ -49,6 +51,8 @@ PLACES = {
 }
 # FSDP2 with all its weights: test_resume.py
 GOES_ON = (("fsdp2 x2", "lora"), ("ZeRO-3 x2", "lora"), ("ZeRO-3 x2", "full"))
+# a trunk, a branch of it, and the branch's training in one
+BRANCHES = (("fsdp2 x2", "full"), ("ZeRO-3 x2", "lora"))
 SAVING = {"activation_checkpointing": True, "offload": True, "meta_init": True}
 
 
@@ -223,8 +227,26 @@ def trained(inputs: Path) -> Path:
                 one = job(inputs, kind, out / name, runtime, **changes(name))
                 before = one.work.replace("resumed-work", "whole-work")
                 jobs.append(replace(one, work=before))
+        if ranks == 2:
+            jobs += [one for place, kind in BRANCHES for one in in_parts(inputs, place, kind)]
         start(ranks, jobs, inputs / f"ranks{ranks}")
     return out
+
+
+def in_parts(inputs: Path, place: str, kind: str) -> list[TrainJob]:
+    """A trunk, a branch of it, and the same training in one."""
+    backend, ranks, more = PLACES[place]
+    runtime = TrainRuntime(backend, ranks, logits_mib=1, **more)
+    trunk, branch, whole = (
+        job(inputs, kind, inputs / "out" / f"{place} {kind} {name}", runtime, schedule="wsd")
+        for name in ("trunk", "branch", "in one")
+    )
+    (plan,) = plan_budgets((17 * BATCH * 32,), 32, branch.config)
+    return [
+        replace(trunk, config=trunk_config(trunk.config), segment=plan.trunk, keep_state=True),
+        replace(branch, segment=plan.branch, trunk=trunk.out),
+        replace(whole, segment=replace(plan.branch, start=0)),
+    ]
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -299,6 +321,31 @@ def test_a_run_goes_on_from_its_checkpoint(trained: Path, place: str, kind: str)
     assert losses_of(resumed) == losses_of(whole)
     file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
     assert (resumed / file).read_bytes() == (whole / file).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("place", "kind"), BRANCHES)
+def test_a_branch_is_the_training_in_one(
+    inputs: Path, trained: Path, tmp_path: Path, place: str, kind: str
+) -> None:
+    branch, whole = (trained / f"{place} {kind} {name}" for name in ("branch", "in one"))
+    assert len(losses_of(whole)) == 17
+    np.testing.assert_allclose(losses_of(branch), losses_of(whole), rtol=0, atol=1e-6)
+    file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+    expected, found = load_file(whole / file), load_file(branch / file)
+    assert found.keys() == expected.keys()
+    for weight, value in expected.items():
+        torch.testing.assert_close(found[weight], value, rtol=0, atol=1e-6)
+    _, job, _ = in_parts(inputs, place, kind)
+    here = replace(job, runtime=TrainRuntime(), out=str(tmp_path / "out"), work=str(tmp_path))
+    if place.startswith("ZeRO"):
+        with pytest.raises(UserError, match="which SingleBackend cannot read; go on with that one"):
+            run_worker(here)
+    else:  # one process goes on from what two ranks left
+        run_worker(here)
+        for weight, value in load_file(tmp_path / "out" / file).items():
+            torch.testing.assert_close(value, expected[weight], rtol=0, atol=1e-5)
 
 
 def test_another_seed_would_be_seen(

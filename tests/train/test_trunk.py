@@ -1,4 +1,7 @@
-"""A training in parts leaves what it leaves in one: the same bits, the same record, whole facts."""
+"""A training in parts leaves what it leaves in one: the same bits, the same record, whole facts.
+
+On several ranks: test_parity.py.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from msm_ray.data.blocks import BlockReader
 from msm_ray.errors import UserError
@@ -24,8 +25,6 @@ from msm_ray.train.model import init_model, save_model
 from msm_ray.train.segment import Budget, Segment, plan_budgets, trunk_config
 from msm_ray.train.stages import train, train_trunk
 from msm_ray.train.worker import TrainJob, run_worker
-
-from .ranks import start
 
 BUDGETS = (40 * 32, 72 * 32, 101 * 32)  # of 105 blocks; the last step of the last is not full
 LORA = Lora(4, 8, ("q_proj", "down_proj"))
@@ -278,20 +277,3 @@ def test_the_stages_leave_a_state_and_a_model(
     assert (facts["steps"], facts["steps_new"]) == (5, 1)
     assert seen == [1.0]  # of this stage, not of the path
     assert (branch.out / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_two_ranks_branch_as_well(make: Make, wsd: TrainConfig, tmp_path: Path) -> None:
-    """A trunk by two FSDP2 ranks, and branches by two ranks and by one process."""
-    (budget,) = plan_budgets(BUDGETS[:1], 32, wsd)
-    ranks = {"backend": "fsdp2", "num_workers": 2}
-    (trunk,), (branch,), (alone,) = path_jobs(make, wsd, (budget,), **ranks)
-    start(2, [trunk, branch, alone], tmp_path / "ranks")
-    one = make("one", wsd, budget.branch, trunk)
-    run_worker(one)
-    expected = load_file(Path(alone.out) / "model.safetensors")
-    for job, most in ((branch, 1e-6), (one, 1e-5)):
-        found = load_file(Path(job.out) / "model.safetensors")
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, atol=most, rtol=0)
