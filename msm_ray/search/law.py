@@ -176,6 +176,9 @@ class MixtureLaw:
     wait until the swarm has ended. They are the best of ``candidates`` points and the next best
     that differ from those before by at least ``apart`` in a share or coordinate. Only the first
     objective counts, and only trials that were done.
+
+    ``check_points``: so many of the swarm's points are run in full as well, whatever they found: whether
+    small runs order mixes as large ones do is then measured, and not assumed.
     """
 
     swarm: int
@@ -184,6 +187,7 @@ class MixtureLaw:
     candidates: int = 2048
     surrogates: tuple[str, ...] = tuple(FITS)
     apart: float = 0.05
+    check_points: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "proxy", dict(self.proxy))
@@ -194,6 +198,12 @@ class MixtureLaw:
             raise UserError(
                 f"mixture law: propose is {self.propose}; allowed: at most {self.candidates}, "
                 "the number of candidates"
+            )
+        check_whole("mixture law", "check_points", self.check_points, 0)
+        if self.check_points > self.swarm:
+            raise UserError(
+                f"mixture law: check_points is {self.check_points}; allowed: at most {self.swarm}, "
+                "the swarm"
             )
         unknown = [s for s in self.surrogates if s not in FITS]
         if unknown or not self.surrogates:
@@ -209,8 +219,8 @@ class MixtureLaw:
 
     @property
     def trials(self) -> int:
-        """The swarm and the proposals."""
-        return self.swarm + self.propose
+        """The swarm, the points of it that are run in full, and the proposals."""
+        return self.swarm + self.check_points + self.propose
 
     def count(self, space: Space) -> int:
         return self.trials
@@ -221,19 +231,27 @@ class MixtureLaw:
         if self.proxy:
             space.check(space.apply(job, self.proxy))
 
+    def independent(self, number: int) -> bool:
+        """The proposals are not."""
+        return number < self.swarm + self.check_points
+
     def suggest(
         self, space: Space, number: int, seen: Sequence[Seen], seed: int
     ) -> Suggestion | None:
+        swarm = Stratified(self.swarm)
         if number < self.swarm:
-            point = Stratified(self.swarm).suggest(space, number, seen, seed).point
+            point = swarm.suggest(space, number, seen, seed).point
             return Suggestion(point, phase="swarm", extra=self.proxy)
+        if number < self.swarm + self.check_points:
+            again = (number - self.swarm) * self.swarm // self.check_points
+            return Suggestion(swarm.suggest(space, again, seen, seed).point, phase="check")
         law = self.law(space, seen, seed)
         if law is None:
             return None
         points = dense(space, self.candidates, seed)
         rows = np.array([features(space, p) for p in points])
         order = np.argsort(-law.predict(rows), kind="stable")
-        place = number - self.swarm
+        place = number - self.swarm - self.check_points
         chosen: list[int] = []
         for i in order:
             if all(np.abs(rows[i] - rows[j]).max() >= self.apart for j in chosen):

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from msm_ray.errors import UserError
+from msm_ray.identity import digest
+from msm_ray.search.law import MixtureLaw, rank_correlation
 from msm_ray.search.objectives import feasible, front, oriented
 from msm_ray.search.source import job_source
 from msm_ray.search.trials import DONE, FAILED, Trial
@@ -79,9 +82,48 @@ def search_part(
         "best": chosen,
         "sharing": _sharing(list(trials.values()), made),
         "confirmed": [dict(one) for one in confirmed],
-        "law": None,
-        "proxies": [],
+        "law": _law(search, trials),
+        "proxies": _proxies(search, list(trials.values())),
     }
+
+
+def _law(search: Search, trials: Mapping[int, Trial]) -> dict[str, Any] | None:
+    """What the swarm says, where there was one and enough of it was measured."""
+    if not isinstance(search.method, MixtureLaw):
+        return None
+    seen = [trial.seen(search.objectives, search.constraints) for trial in trials.values()]
+    try:
+        return search.method.described(search.space, seen, search.seed, search.objectives[0].goal)
+    except UserError:  # too few: the swarm's failed trials say why
+        return None
+
+
+def _proxies(search: Search, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Whether what is cheap orders trials as what is not: rungs, and a swarm's small runs."""
+    first = search.objectives[0].name
+    whole = [t for t in trials if t.rungs and len(t.rungs) == len(search.rungs)]
+    pairs = {
+        (f"{steps} steps", f"{search.rungs[-1]} steps"): [
+            (t.rungs[i]["value"], t.rungs[-1]["value"]) for t in whole
+        ]
+        for i, steps in enumerate(search.rungs[:-1])
+    }
+    small = {digest(t.point): t for t in trials if t.phase == "swarm" and t.state == DONE}
+    both = [
+        (small[digest(t.point)], t)
+        for t in trials
+        if t.phase == "check" and t.state == DONE and digest(t.point) in small
+    ]
+    if both:
+        proxy = ", ".join(f"{k}={v}" for k, v in search.method.proxy.items()) or "the swarm"
+        pairs[proxy, "whole runs"] = [
+            (a.values[first]["value"], b.values[first]["value"]) for a, b in both
+        ]
+    return [
+        {"small": a, "large": b, **rank_correlation(*zip(*values, strict=True), seed=search.seed)}
+        for (a, b), values in pairs.items()
+        if values
+    ]
 
 
 def _confirmed_best(

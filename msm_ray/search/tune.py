@@ -90,11 +90,16 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
     def __init__(self, plan: Plan, on_end: Callable[[Trial], None]) -> None:
         super().__init__()
         self._plan, self._on_end = plan, on_end
+        self.failure: Exception | None = None
         self._out: dict[str, tuple[int, float]] = {}  # Tune's id -> number, monotonic seconds
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Its settings; None: not now."""
-        following = self._plan.next()
+        try:
+            following = self._plan.next()
+        except Exception as error:  # Tune would wrap it: it is raised when Tune has ended
+            self.failure = error
+            return str(Searcher.FINISHED)
         if following is None:
             finished = len(self._plan.trials) >= self._plan.count
             return str(Searcher.FINISHED) if finished else None
@@ -151,17 +156,19 @@ def run_trials(
     """Run all trials of ``plan`` that are left, ``most`` at a time.
 
     Raises:
+        UserError: the method cannot go on from what was found.
         KeyboardInterrupt: Ctrl-C; what was made stays, and the same search goes on from it.
     """
     if not plan.left:
         return
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    asks = Asks(plan, on_end)
     scratch = Store(work.store).work_dir(f"search-{name}")
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, work=work), NO_CPU),
         tune_config=tune.TuneConfig(
-            search_alg=Asks(plan, on_end),
+            search_alg=asks,
             scheduler=Rungs(plan),
             num_samples=plan.left,
             max_concurrent_trials=most,
@@ -176,6 +183,8 @@ def run_trials(
         ),
     )
     tuner.fit()
+    if asks.failure is not None:
+        raise asks.failure
     if plan.left:  # Tune returns after Ctrl-C as if it were done
         raise KeyboardInterrupt
 

@@ -54,7 +54,7 @@ class Watch:
         # In this order: a claim that is gone belongs to a commit which is seen then, or to none.
         claimed = {name.removesuffix(".json") for name in self._store.names("claims")}
         there = set(self._store.ids())
-        known = set(list(self._stages))  # a copy: more may be added meanwhile
+        known = set(self._stages)  # a copy: more may be added meanwhile
         for id in known & (claimed - there - self._running):
             self._running.add(id)
             self._observer.started(self._stages[id])
