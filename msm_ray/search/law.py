@@ -177,8 +177,8 @@ class MixtureLaw:
     that differ from those before by at least ``apart`` in a share or coordinate. Only the first
     objective counts, and only trials that were done.
 
-    ``check_points``: so many of the swarm's points are run in full as well, whatever they found: whether
-    small runs order mixes as large ones do is then measured, and not assumed.
+    ``check_points``: so many of the swarm's points are run in full as well, whatever they found:
+    whether small runs order mixes as large ones do is then measured, and not assumed.
     """
 
     swarm: int

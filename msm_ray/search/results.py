@@ -114,16 +114,17 @@ def _proxies(search: Search, trials: Sequence[Trial]) -> list[dict[str, Any]]:
         for t in trials
         if t.phase == "check" and t.state == DONE and digest(t.point) in small
     ]
-    if both:
+    if both and isinstance(search.method, MixtureLaw):
         proxy = ", ".join(f"{k}={v}" for k, v in search.method.proxy.items()) or "the swarm"
         pairs[proxy, "whole runs"] = [
             (a.values[first]["value"], b.values[first]["value"]) for a, b in both
         ]
-    return [
-        {"small": a, "large": b, **rank_correlation(*zip(*values, strict=True), seed=search.seed)}
-        for (a, b), values in pairs.items()
-        if values
-    ]
+    found = []
+    for (a, b), values in pairs.items():
+        if values:
+            left, right = zip(*values, strict=True)
+            found.append({"small": a, "large": b, **rank_correlation(left, right, search.seed)})
+    return found
 
 
 def _confirmed_best(
