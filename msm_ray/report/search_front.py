@@ -135,8 +135,8 @@ def _outside(trials: Sequence[Trial], objectives: Sequence[Objective]) -> str:
         far |= {t.number for t in trials if not low <= t.values[objective.name].value <= high}
     if not far:
         return ""
-    verb = "lies" if len(far) == 1 else "lie"
-    return f"{plural(len(far), 'trial')} {verb} far outside and stand at the edge."
+    verbs = ("lies", "stands") if len(far) == 1 else ("lie", "stand")
+    return f"{plural(len(far), 'trial')} {verbs[0]} far outside and {verbs[1]} at the edge."
 
 
 # --------------------------------------------------------------------------------- one objective

@@ -23,7 +23,10 @@ pytestmark = [
 SEEN = """
 (() => {
   const seen = [...document.querySelectorAll('#search svg')].filter(e => e.checkVisibility());
-  const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
+  const box = e => {
+    const r = e.getBoundingClientRect();
+    return [r.left, r.top, r.right, r.bottom];
+  };
   return {
     figures: seen.map(e => [e.getAttribute('class'), e.getBoundingClientRect().height]),
     scroll: document.documentElement.scrollWidth,
@@ -41,7 +44,10 @@ MARKS = """
 (() => {
   const svg = [...document.querySelectorAll('svg.ternary')].find(e => e.checkVisibility());
   svg.scrollIntoView();
-  const box = e => { const r = e.getBoundingClientRect(); return [r.left, r.top, r.right, r.bottom]; };
+  const box = e => {
+    const r = e.getBoundingClientRect();
+    return [r.left, r.top, r.right, r.bottom];
+  };
   return {
     triangle: box(svg.querySelector('.triangle')),
     marks: [...svg.querySelectorAll('[data-trial]')].map(e => [e.dataset.trial, ...box(e)]),
