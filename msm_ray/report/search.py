@@ -16,7 +16,7 @@ from msm_ray.report.search_read import read
 from msm_ray.report.search_tables import recommended, sharing, trials
 from msm_ray.report.text import mapping
 
-PARTS = (opening, recommended, mix, front, parallel, rungs, law, proxies, trials, sharing)
+PARTS = (opening, mix, parallel, front, rungs, law, proxies, trials, sharing, recommended)
 
 
 def search(report: Mapping[str, Any]) -> str:

@@ -53,6 +53,8 @@ def front(found: Found) -> str:
     ]
     if found.constraints:
         said.append("Hollow marks do not meet the constraints and cannot be on the front.")
+    if any(t.state == "stopped" for t in both):
+        said.append("A trial that was stopped early stands at what it had reached.")
     if not on_front:
         said.append("The report names no trial on the front.")
     if more:
@@ -133,8 +135,8 @@ def _outside(trials: Sequence[Trial], objectives: Sequence[Objective]) -> str:
         far |= {t.number for t in trials if not low <= t.values[objective.name].value <= high}
     if not far:
         return ""
-    verb = "lies" if len(far) == 1 else "lie"
-    return f"{plural(len(far), 'trial')} {verb} far outside and stand at the edge."
+    verbs = ("lies", "stands") if len(far) == 1 else ("lie", "stand")
+    return f"{plural(len(far), 'trial')} {verbs[0]} far outside and {verbs[1]} at the edge."
 
 
 # --------------------------------------------------------------------------------- one objective
@@ -188,9 +190,9 @@ def rungs(found: Found) -> str:
     stopped = sum(t.state == "stopped" for t in several)
     caption = (
         f"<b>How to read this.</b> Each line is a trial, looked at after so many optimizer steps."
-        f" {plural(stopped, 'trial')} ended in an upright tick: stopped there, behind"
-        " others at the same step. The others went on to the end. A line that was low early"
-        f" and stopped might have crossed others later: that is the price. {drawn_words(found)}"
+        f" {plural(stopped, 'line')} ended in an upright tick: stopped there, behind others at the"
+        " same step; a mark is the end of a trial that went on. Whether a stopped one would have"
+        f" crossed others later was not measured. {drawn_words(found)}"
     )
     return heading + two_layouts(
         lambda n: _rungs_figure(found, several, first, colours, n), caption.strip()

@@ -30,14 +30,14 @@ def mix(found: Found) -> str:
     if found.mixture is None:
         return ""
     sources, heading = found.mixture.sources, "<h3>Mixture</h3>"
-    predicted = [v for _, v in surface(found, sources)] if len(sources) == 3 else []
-    colours = scale(found, predicted)
+    predicted = len(sources) == 3 and bool(surface(found, sources))
+    colours = scale(found)
     if colours is None:
         return f"{heading}<p>No trial has a value to show over the mixture.</p>"
     placed = [t for t in found.drawn if _has_place(t, sources)]
     if not placed:
         return f"{heading}<p>No trial says its shares of {esc(', '.join(sources))}.</p>"
-    said = [_reading(found, colours, sources, bool(predicted)), drawn_words(found)]
+    said = [_reading(found, colours, sources, predicted), drawn_words(found)]
     lost = len(found.drawn) - len(placed)
     if lost:
         said.append(f"{plural(lost, 'trial')} without all shares is left out.")
@@ -88,6 +88,8 @@ def _reading(found: Found, colours: Scale, sources: Sequence[str], law: bool) ->
         )
     elif len(sources) != 3:
         how += " A thin bar is a 95 % interval."
+    if any(t.state == "stopped" for t in found.measured):
+        how += " A trial that was stopped early stands at what it had reached."
     others = [n for n in found.varied if any(n in t.settings for t in found.trials)]
     if others:
         how += " Trials with alike shares may differ in their other settings."
@@ -141,7 +143,7 @@ def _line(found: Found, colours: Scale, source: str, narrow: bool) -> str:
 
 def _small(found: Found, colours: Scale, source: str) -> str:
     """One of many: the objective by the share of one source, on the axis of its neighbours."""
-    width, height, name = 270.0, 210.0, colours.objective.name
+    width, height, name = 260.0, 206.0, colours.objective.name
     x_axis = auto_axis([t.mix[source] for t in found.drawn if source in t.mix], source)
     y_axis = axis_of(_values(found, colours), "")
     frame = Frame(42, width - 8, 24, height - 44, x_axis, y_axis)

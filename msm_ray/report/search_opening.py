@@ -9,16 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from msm_ray.report.search_found import Confirmed, Constraint, Found, Trial, shown
+from msm_ray.report.search_found import Confirmed, Constraint, Found, Measured, Trial, shown
 from msm_ray.report.search_space import limit, searched, tokens_ratio
-from msm_ray.report.text import (
-    count,
-    esc,
-    fixed,
-    note,
-    plural,
-    table,
-)
+from msm_ray.report.text import count, esc, fixed, mapping, note, plural, table, word
 
 # -------------------------------------------------------------------------------------- headline
 
@@ -34,15 +27,15 @@ def headline(found: Found) -> str:
             f"<b>No trial can be recommended</b>: none of {plural(len(found.trials), 'trial')}"
             f" is done{limits}."
         )
-    of = f"The best of {plural(len(found.measured), 'trial')}, <b>trial {best.number}</b>"
+    of = f"Of {plural(len(found.trials), 'trial')}, <b>trial {best.number}</b> is the best"
     name = f"<code>{esc(first.name)}</code>"
     own = next((c for c in found.confirmed if c.number == best.number), None)
     if own is None or first.name not in own.values:
         claimed = esc(found.both(first.name, best.values.get(first.name)))
         said = (
-            f"{of}, measured {name} <b>{claimed}</b> on the seeds that chose it."
+            f"{of}: it measured {name} <b>{claimed}</b> on the seeds that chose it."
             " <b>It was not confirmed on fresh seeds:</b> the best of"
-            f" {plural(len(found.measured), 'noisy trial')} looks better than it is."
+            f" {plural(len(found.measured), 'noisy value')} looks better than it is."
         )
         others = [c for c in found.confirmed if first.name in c.values]
         if others:
@@ -113,13 +106,11 @@ def _tiles(found: Found) -> str:
             tiles.append((title, count(states.count(state))))
     if found.constraints:
         tiles.append(("meet constraints", count(sum(t.feasible is True for t in found.trials))))
-    if len(found.objectives) > 1:
-        tiles.append(("on the Pareto front", count(len(found.front))))
     ratio = tokens_ratio(found)
     if ratio is not None:
-        tiles.append(("tokens, of those without sharing", f"{ratio:.0%}"))
+        tiles.append(("tokens vs. unshared", f"{ratio:.2f}×"))
     made = "".join(f"<div><dt>{esc(t)}</dt><dd>{esc(v)}</dd></div>" for t, v in tiles)
-    return f'<dl class="tiles">{made}</dl>'
+    return f'<dl class="tiles dense">{made}</dl>'
 
 
 def _winner(found: Found) -> str:
@@ -140,50 +131,56 @@ def _winner(found: Found) -> str:
     heading = f"<h3>The best trial, {best.number}</h3>"
     if not rows:
         return f"{heading}<p>Its settings are not in the report.</p>"
-    return heading + table(["setting", "value"], rows, "plain winner")
+    job = mapping(found.part.get("recommended"))
+    link = ""
+    if word(job.get("source"), ""):
+        name = esc(word(job.get("file"), "recommended.py"))
+        link = f'<p>As a job that is ready to run: <a href="#job">{name}</a>.</p>'
+    return heading + table(["setting", "value"], rows, "plain winner") + link
 
 
 def _confirmed(found: Found) -> str:
     """Claimed and confirmed values of every trial that was run again."""
-    heading = "<h3>Confirmed on fresh seeds</h3>"
     if not found.confirmed:
         return (
-            f"{heading}<p>Nothing was confirmed: every value on this page is of the seeds that the"
-            " search chose by, and the best of them are the best partly by luck.</p>"
+            "<h3>Confirmed on fresh seeds</h3><p>Nothing was confirmed: every value on this page is"
+            " of the seeds that the search chose by, and the best of them are the best partly by"
+            " luck.</p>"
         )
     goals = {o.name: o for o in found.objectives}
     limits = {c.name: c for c in found.constraints}
+    single = len(found.confirmed) == 1
     rows = []
     for run in found.confirmed:
         for name in [n for n in found.measures if n in run.values]:
             claimed, again = run.claimed.get(name), run.values[name]
-            worse, holds = "", ""
+            gained, holds = "", ""
             if name in goals and claimed is not None:
                 change = goals[name].gain(again.value) - goals[name].gain(claimed.value)
-                worse = found.say(name, change, True)
+                gained = found.say(name, change, True)
             if name in limits:
                 met = limits[name].holds(again.value)
-                words = f"{limit(found, limits[name])}: {'met' if met else 'not met'}"
-                holds = esc(words) if met else f'<span class="warn">{esc(words)}</span>'
-            rows.append(
-                [
-                    f"trial {run.number}, <code>{esc(name)}</code>",
-                    esc(", ".join(run.seeds)),
-                    esc(found.both(name, claimed)),
-                    f"<b>{found.say(name, again.value)}</b> {found.bounds(name, again.ci95)}",
-                    worse,
-                    holds,
-                ]
-            )
-    head = ["", "seeds", "the search claimed", "confirmed", "gained", "constraint"]
-    if not limits:
-        head, rows = head[:-1], [r[:-1] for r in rows]
+                words = esc(f"{limit(found, limits[name])}: {'met' if met else 'not met'}")
+                holds = words if met else f'<span class="warn">{words}</span>'
+            of = "" if single else f"<small>trial {run.number}, {_seeds(run)}</small>"
+            confirmed = f"<b>{_pair(found, name, again)}</b>"
+            row = [f"<code>{esc(name)}</code>{of}", confirmed, _pair(found, name, claimed)]
+            rows.append([*row, gained, *([holds] if limits else [])])
+    head = ["", "confirmed", "the search claimed", "gained"]
+    seeds = esc(", ".join(found.confirmed[0].seeds)) if single else ""
     return (
-        heading
-        + table(head, rows, "numbers confirmed")
+        f"<h3>Confirmed on fresh seeds{f': {seeds}' if seeds else ''}</h3>"
+        + table([*head, *(["constraint"] if limits else [])], rows, "numbers confirmed")
         + note(
             "The search chose the trial because its value was high, so a part of that value is"
             " luck. The confirming run has seeds that the search had not seen: it is the number"
             " to quote. <i>Gained</i>: what it is better (+) or worse (−) than the claim."
         )
     )
+
+
+def _pair(found: Found, name: str, own: Measured | None) -> str:
+    """A value and, in small, its interval."""
+    if own is None:
+        return ""
+    return f"{found.say(name, own.value)} <small>{found.bounds(name, own.ci95)}</small>"

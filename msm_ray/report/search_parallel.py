@@ -19,7 +19,6 @@ from msm_ray.report.search_plot import (
     colour_key,
     counted,
     finish,
-    named,
     scale,
     share,
     two_layouts,
@@ -90,8 +89,12 @@ def _share_lane(source: str, low: float, high: float) -> Lane:
     def place(t: Trial) -> float | None:
         return _between(t.mix[source], low, high) if source in t.mix else None
 
-    ticks = tuple((i / 4, f"{low + (high - low) * i / 4:.3g}") for i in range(5))
-    return Lane("share of", source, ticks, place)
+    return Lane("share of", source, _round_ticks(low, high), place)
+
+
+def _round_ticks(low: float, high: float) -> Ticks:
+    inner = counted(auto_axis([low, high], "")).ticks
+    return tuple((_between(v, low, high), w) for v, w in inner if low - 1e-9 <= v <= high + 1e-9)
 
 
 def _between(value: float, low: float, high: float) -> float:
@@ -121,8 +124,7 @@ def _range(dimension: Dimension) -> Lane:
     if is_log:
         ticks = tuple((at(v), words) for v, words in log_ticks(low, high))
     else:
-        inner = counted(auto_axis([low, high], "")).ticks
-        ticks = tuple((at(v), words) for v, words in inner if low <= v <= high)
+        ticks = _round_ticks(low, high)
     above, tail = _names(name)
     return Lane(f"{above}{', log' if is_log else ''}".lstrip(", "), tail, ticks, place)
 
@@ -186,10 +188,12 @@ def _figure(found: Found, every: Sequence[Lane], colours: Scale | None, narrow: 
         def at(index: int, place: float) -> Place:
             return left + (right - left) * place, top + 26 + gap * index
     else:
-        left, right = 64.0, width - 74.0
-        first, floor = top + 84, top + 404
-        height = floor + 16
+        left = 64.0 if found.best is None else max(64.0, 14 + 7.4 * len(_name(found.best)))
+        right = width - 74.0
         gap = (right - left) / (len(every) - 1)
+        first = top + (84 if gap < CROWDED else 50)
+        floor = first + 320
+        height = floor + 16
 
         def at(index: int, place: float) -> Place:
             return left + gap * index, floor - (floor - first) * place
@@ -197,16 +201,20 @@ def _figure(found: Found, every: Sequence[Lane], colours: Scale | None, narrow: 
     for trial in reversed(found.drawn):
         if trial is not found.best:
             parts.append(_path(found, trial, every, at, colours, stacked))
-    for i, lane in enumerate(every):
-        parts.append(_axis(lane, i, at, gap, stacked, len(every)))
     if found.best is not None:
         parts.append(_path(found, found.best, every, at, colours, stacked))
-        # Its name beside its last point; where axes stand side by side there is room at the right.
-        ends = [at(i, p) for i, e in enumerate(every) if (p := e.place(found.best)) is not None]
-        if ends and not stacked:
-            parts.append(named([(ends[-1], f"{found.best.number}: best")], 0, width, 34))
+        place = every[0].place(found.best)
+        if place is not None and not stacked:
+            x, y = at(0, place)
+            parts.append(text(x - 8, y + 4, _name(found.best), 12.5, INK, "end", 600))
+    for i, lane in enumerate(every):
+        parts.append(_axis(lane, i, at, gap, stacked, len(every)))
     label = f"{len(found.drawn)} trials through {', '.join(e.name for e in every)}"
     return finish(width, height, "".join(parts), label, narrow, "parallel")
+
+
+def _name(best: Trial) -> str:
+    return f"{best.number}: best"
 
 
 def _axis(

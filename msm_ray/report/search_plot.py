@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from msm_ray.report.figures import INK, MUTED, Axis, auto_axis, line, svg, text
 from msm_ray.report.lines import Doses
 from msm_ray.report.search_found import Found, Measured, Objective, Trial, chosen
-from msm_ray.report.text import esc, short_count
+from msm_ray.report.text import esc, items, mapping, number, short_count
 
 SHADES = ("#b9dfa6", "#7fcdbb", "#41b6c4", "#1d91c0", "#225ea8", "#253494", "#0b1a4f")
+PAPER = 'class="hollow" fill="#ffffff" pointer-events="none"'
 LEAST_TO_CUT = 8  # values from which on far outliers are put at the end of an axis
 Place = tuple[float, float]
 
@@ -53,14 +54,17 @@ class Scale:
         return min(len(SHADES) - 1, int(share * len(SHADES)))
 
 
-def scale(found: Found, also: Sequence[float] = ()) -> Scale | None:
-    """The colours for the trials, and ``also`` for predicted values; None: nothing was measured."""
+def scale(found: Found) -> Scale | None:
+    """The colours, one scale for all figures and the law's surface; None: nothing was measured."""
     first = found.first
-    values = [t.values[first.name].value for t in found.measured] if first else []
+    own = [t.values.get(first.name) for t in found.drawn] if first else []
+    values = [m.value for m in own if m is not None]
     if first is None or not values:
         return None
-    low, high = fences(values)
-    return Scale(first, min([low, *also]), max([high, *also]))
+    law = mapping(found.part.get("law"))
+    predicted = [number(mapping(p).get("value")) for p in items(law.get("surface"))]
+    ends = [*fences(values), *fences([v for v in predicted if v is not None] or values)]
+    return Scale(first, min(ends), max(ends))
 
 
 def fill(shade: int | None) -> str:
@@ -84,14 +88,15 @@ def dot(
         path = f"M{x - r:.1f},{y - r:.1f}l{2 * r:.1f},{2 * r:.1f}"
         path += f"m0,{-2 * r:.1f}l{-2 * r:.1f},{2 * r:.1f}"
         return f'<path d="{path}" {fill(None)} stroke-width="1.4"{named}>{hint}</path>'
-    look = f'{fill(shade)} stroke-width="0.9"'
+    look, core = f'{fill(shade)} stroke-width="1"', ""
     if trial.feasible is False:
-        look = f'class="k{shade} hollow" fill="#ffffff" stroke="{SHADES[shade]}" stroke-width="2"'
+        core = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius * 0.5:.1f}" {PAPER}/>'
     if trial.phase == "swarm":
         r = radius * 0.85
         box = f'x="{x - r:.1f}" y="{y - r:.1f}" width="{2 * r:.1f}" height="{2 * r:.1f}"'
-        return f"<rect {box} {look}{named}>{hint}</rect>"
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" {look}{named}>{hint}</circle>'
+        return f"<rect {box} {look}{named}>{hint}</rect>{core}"
+    body = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" {look}{named}>{hint}</circle>'
+    return body + core
 
 
 def bar(start: Place, end: Place, width: float = 1.1) -> str:
@@ -101,15 +106,16 @@ def bar(start: Place, end: Place, width: float = 1.1) -> str:
 
 def ring(at: Place, kind: str) -> str:
     """Round the mark of a trial that is named: "best" a circle, "confirmed" a diamond."""
-    (x, y), style = at, f'class="s-ink {kind}" fill="none" stroke="{INK}" stroke-width="1.8"'
+    x, y = at
+    r = 12.6 if kind == "confirmed" else 8.4
+    shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}" fill="none"'
     if kind == "confirmed":
-        r = 12.0
         corners = f"{x:.1f},{y - r:.1f} {x + r:.1f},{y:.1f} {x:.1f},{y + r:.1f} {x - r:.1f},{y:.1f}"
-        return f'<polygon points="{corners}" {style}/>'
-    if kind == "predicted":
-        path = f"M{x - 8:.1f},{y:.1f}h16M{x:.1f},{y - 8:.1f}v16"
-        return f'<path d="{path}" {style}/>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8.4" {style}/>'
+        shape = f'<polygon points="{corners}" fill="none"'
+    elif kind == "predicted":
+        shape = f'<path d="M{x - r:.1f},{y:.1f}h{2 * r:.1f}M{x:.1f},{y - r:.1f}v{2 * r:.1f}"'
+    under = f'{shape} class="halo" stroke="#ffffff" stroke-width="4.4"/>'  # on dark cells too
+    return f'{under}{shape} class="s-ink {kind}" stroke="{INK}" stroke-width="1.8"/>'
 
 
 def named(marks: Sequence[tuple[Place, str]], left: float, right: float, taken: float = 14) -> str:
@@ -120,7 +126,7 @@ def named(marks: Sequence[tuple[Place, str]], left: float, right: float, taken: 
         length = 6.9 * len(words)
         before = x + taken + length > right and x - taken - length >= left
         start = x - taken - length if before else min(x + taken, right - length)
-        start, base = max(start, left), y + 4
+        start, base = max(start, left), y - 7  # above lines that run level through the mark
         while any(abs(base - b) < 14 and start < e and s < start + length for s, e, b in boxes):
             base += 4
         boxes.append((start, start + length, base))

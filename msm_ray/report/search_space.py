@@ -25,13 +25,30 @@ def searched(found: Found) -> str:
     if len(phases) > 1:
         of = f" ({', '.join(f'{n} {esc(phase)}' for phase, n in phases.items())})"
     lines = "".join(f"<li>{line}</li>" for line in _space(items(part.get("space"))))
-    space = f"<ul>{lines}</ul>" if lines else "<p>The report does not name the space.</p>"
+    varied = "Varied were:" if lines else "The report does not name the space."
+    space = f"<ul>{lines}</ul>" if lines else ""
     body = [
         f"<h3>What was searched</h3><p>{plural(len(found.trials), 'trial')}{of}{job}, {method},"
-        f" for {goals or 'no objective'}. Varied were:</p>{space}"
+        f" for {goals or 'no objective'}. {varied}</p>{space}"
     ]
-    body += [f"<p>{sentence}</p>" for sentence in (_limits(found), saved(found)) if sentence]
+    body += [
+        f"<p>{sentence}</p>"
+        for sentence in (_limits(found), saved(found), _without(found))
+        if sentence
+    ]
     return "".join(body)
+
+
+def _without(found: Found) -> str:
+    """The parts that this page lacks because the search had none of them."""
+    lacking = {
+        "a mixture of sources": found.mixture is None,
+        "rungs": not any(len(t.rungs) > 1 for t in found.trials),
+        "a mixture law": not mapping(found.part.get("law")),
+        "small runs that stand for large ones": not items(found.part.get("proxies")),
+    }
+    named = ", ".join(name for name, is_lacking in lacking.items() if is_lacking)
+    return f"Not part of this search: {named}." if named else ""
 
 
 def _space(spaces: Sequence[Any]) -> list[str]:

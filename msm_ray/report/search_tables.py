@@ -33,12 +33,10 @@ def trials(found: Found) -> str:
     sources = _sources(found)
     ranked = {t.number: i + 1 for i, t in enumerate(found.measured)}
     settings = found.varied
-    head = ["rank", "trial", "state", "phase"]
-    choose = [2, 3]
-    head += [f"<code>{esc(n)}</code>" for n in found.measures]
-    if found.constraints:
-        choose.append(len(head))
-        head.append("constraints")
+    head = ["rank", "trial", *(f"<code>{esc(n)}</code>" for n in found.measures)]
+    named = ["state", "phase", *(["constraints"] if found.constraints else [])]
+    choose = [len(head) + i for i in range(len(named))]
+    head += named
     head += [f"{esc(s)}<small>asked, realised</small>" for s in sources]
     head += [f"<code>{esc(n)}</code>" for n in settings]
     head += ["tokens", "new tokens", "stages made", "time", "error"]
@@ -83,15 +81,16 @@ def _row(
 ) -> list[str | Cell]:
     rank = ranked.get(trial.number)
     said = chosen(found, trial).partition(": ")[2]
-    number_cell = f"<b>{trial.number}</b><small>{esc(said)}</small>" if said else str(trial.number)
+    words = "".join(f"<small>{esc(w)}</small>" for w in said.split(", ") if w)
+    number_cell = f"<b>{trial.number}</b>{words}" if said else str(trial.number)
     state = f'<span class="warn">{trial.state}</span>' if trial.state == "failed" else trial.state
     row: list[str | Cell] = [
         ("" if rank is None else str(rank), rank),
         (number_cell, trial.number),
+        *(_value(found, trial, name) for name in found.measures),
         state,
         esc(trial.phase),
     ]
-    row += [_value(found, trial, name) for name in found.measures]
     if found.constraints:
         row.append({True: "met", False: "not met", None: ""}[trial.feasible])
     row += [_share(trial, s) for s in sources]
@@ -175,7 +174,7 @@ def recommended(found: Found) -> str:
     """The job file with the best settings, to copy or to save, and how it is run."""
     own = mapping(found.part.get("recommended"))
     source = word(own.get("source"), "")
-    heading = "<h3>Recommended job</h3>"
+    heading = '<h3 id="job">Recommended job</h3>'
     if not source:
         return f"{heading}<p>The report recommends no job file.</p>"
     name = word(own.get("file"), "recommended.py")

@@ -15,6 +15,7 @@ from typing import Any
 from msm_ray.report.figures import INK, MUTED, clip, line, text
 from msm_ray.report.search_found import Found, Trial
 from msm_ray.report.search_plot import (
+    PAPER,
     SHADES,
     Place,
     Scale,
@@ -59,11 +60,14 @@ def shares_of(mix: Mapping[str, Any], sources: Sequence[str]) -> Shares | None:
 def ternary(found: Found, colours: Scale, sources: Sequence[str], narrow: bool) -> str:
     """The triangle in one layout."""
     width = 420.0 if narrow else 820.0
-    shape = Triangle(52, 352, 316) if narrow else Triangle(96, 470, 470)
-    parts = [_cells(found, colours, sources, shape), _grid(shape, sources, narrow)]
+    shape = Triangle(52, 304, 316) if narrow else Triangle(96, 440, 470)
+    cells = _cells(found, colours, sources, shape)
+    parts = [cells, _grid(shape, sources, narrow)]
     at = [(t, shape.place(s)) for t in found.drawn if (s := shares_of(t.mix, sources))]
     for trial, where in reversed(at):  # the best on top
         own = trial.values.get(colours.objective.name)
+        if cells:
+            parts.append(_ground(where))
         parts.append(dot(found, trial, colours.shade(own.value) if own else None, where, 5.2))
     parts.append(rings(found, at, 2, width - 2))
     predicted = predicted_shares(found, sources)
@@ -73,14 +77,19 @@ def ternary(found: Found, colours: Scale, sources: Sequence[str], narrow: bool) 
         parts.append(ring(where, "predicted"))
         # Its name would lie on the best trial's.
         parts.append("" if near else named([(where, "predicted best")], 2, width - 2))
-    left, top = (52.0, 420.0) if narrow else (600.0, 40.0)
+    left, top = (52.0, 366.0) if narrow else (600.0, 24.0)
     room = 316.0 if narrow else 200.0
     parts.append(colour_key(found, colours, left, top, room))
     keys, used = _keys(found, bool(predicted), left, top + 66)
     parts.append(keys)
-    height = top + 66 + used if narrow else 535.0
+    height = top + 66 + used if narrow else 494.0
     label = f"{colours.objective.name} by the shares of {', '.join(sources)}"
     return finish(width, height, "".join(parts), label, narrow, "ternary")
+
+
+def _ground(at: Place) -> str:
+    """Paper below a mark, so that it stands out from a cell of its own colour."""
+    return f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="7.2" {PAPER}/>'
 
 
 def predicted_shares(found: Found, sources: Sequence[str]) -> Shares | None:
@@ -193,7 +202,7 @@ def _cells(found: Found, colours: Scale, sources: Sequence[str], shape: Triangle
         for shade, d in sorted(paths.items())
     )
     said = f"<title>{esc(f'predicted {colours.objective.name}')}</title>"
-    return f'<g class="surface" opacity="0.5" stroke-linejoin="round">{said}{drawn}</g>'
+    return f'<g class="surface" stroke-linejoin="round">{said}{drawn}</g>'
 
 
 def spacing(points: Sequence[Shares]) -> float:

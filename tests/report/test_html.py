@@ -303,29 +303,6 @@ def test_a_single_run_has_no_interval() -> None:
     assert "From a single run" in shown
 
 
-def test_the_trials_of_a_search_stand_best_first_and_failures_are_named() -> None:
-    report = example_report()
-    assert 'id="search"' not in render_html(report)
-    trials = [
-        {"settings": {"lr": 2e-4, "share": 0.1}, "separation": 0.31, "facts": 1.0},
-        {"settings": {"lr": 1e-3, "share": 0.5}, "error": "ValueError: <b>no</b>"},
-        {"settings": {"lr": 5e-4, "share": 0.3}, "separation": 0.82, "facts": 0.99},
-    ]
-    report["search"] = {
-        "metric": "separation",
-        "trials": trials,
-        "best": trials[2],
-        "stages": {"midtrain": {"needed": 4, "made": 4}},
-        "stages_if_not_shared": {"midtrain": 8},
-    }
-    page = render_html(report)
-    shown = visible(page)
-    part = page[page.index('<section id="search">') : page.index('<section id="effects">')]
-    assert part.index("0.820") < part.index("0.310") < part.index("failed: ValueError")
-    assert "failed: ValueError: <b>no</b>" in shown
-    assert "4 midtrain stages instead of 8" in shown
-
-
 # ------------------------------------------------------------------------- differences in words
 
 
