@@ -8,7 +8,9 @@ judge        what a second reader is asked about the deeds that no rule knows
 counts       what a finished rollout says, and rates of many
 job          what the process that rolls them out is told
 tools, task  all of it as an Inspect AI task                                    [inspect_ai]
-rounds       rounds of rollouts, until every cell is known well enough          [inspect_ai]
+rounds       makes the rollouts of one round, in a process of its own           [inspect_ai]
+process      that process, as a stage sees it
+rolling      which rollouts come next, until every cell is known well enough
 stages       the stage, and the task of an experiment
 rehearsal    an assistant and a judge that act by a script, to try it without a model
 """

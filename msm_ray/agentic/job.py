@@ -1,4 +1,4 @@
-"""What the process that rolls scenarios out is told: how, until when, by whom. Pure."""
+"""What the process that rolls scenarios out is told: how, and by whom. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 from msm_ray.agentic.scenarios import ASSISTANT
 from msm_ray.errors import UserError
-from msm_ray.evaluate.sampling import Rule
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 
 
@@ -65,13 +64,10 @@ class Server:
 
 @dataclass(frozen=True)
 class Job:
-    """All that :func:`msm_ray.agentic.rounds.run` needs. ``logs``: the folder of Inspect's logs."""
+    """All that :mod:`msm_ray.agentic.rounds` needs. ``logs``: the folder of Inspect's logs."""
 
-    cells: tuple[str, ...]
     how: How
-    rule: Rule
     server: Server
-    judge: Server | None
     logs: Path
 
     @classmethod
@@ -79,11 +75,8 @@ class Job:
         """What `to_json` wrote."""
         given = json.loads(text)
         return cls(
-            cells=tuple(given["cells"]),
             how=How(**given["how"]),
-            rule=Rule(**given["rule"]),
             server=Server.from_dict(given["server"]),
-            judge=Server.from_dict(given["judge"]) if given["judge"] else None,
             logs=Path(given["logs"]),
         )
 

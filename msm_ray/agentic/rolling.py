@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from msm_ray.agentic.counts import Rollout, rollout_id, tally
-from msm_ray.agentic.judge import FAILED
 from msm_ray.evaluate.sampling import Rule, plan_next
 
 # Makes the rollouts of these numbers, by cell; in any order.
@@ -22,13 +21,12 @@ def roll(
     """All rollouts, by cell and number.
 
     Args:
-        made: rollouts that are there already. Those that did not come to their end, and those that
-            a judge did not answer about, are made again.
+        made: rollouts that are there already. Those that did not come to their end are made again.
 
     Raises:
-        RuntimeError: not one rollout of a cell came to its end, or a judge answered not once.
+        RuntimeError: not one rollout of a cell came to its end.
     """
-    done = {r.id: r for r in made if not r.error and r.verdict != FAILED}
+    done = {r.id: r for r in made if not r.error}
     tried = dict.fromkeys(cells, 0)
 
     def own(cell: str) -> list[Rollout]:
@@ -44,7 +42,6 @@ def roll(
             done |= {r.id: r for r in evaluate(missing)}
         for cell in more:
             _check_ended(cell, own(cell))
-        _check_judged(r for cell in cells for r in own(cell))
     return [r for cell in cells for r in own(cell)]
 
 
@@ -52,12 +49,4 @@ def _check_ended(cell: str, own: Sequence[Rollout]) -> None:
     if all(r.error for r in own):
         raise RuntimeError(
             f"{cell}: none of {len(own)} rollouts came to its end; the first: {own[0].error}"
-        )
-
-
-def _check_judged(rollouts: Iterable[Rollout]) -> None:
-    asked = [r for r in rollouts if r.verdict]
-    if asked and all(r.verdict == FAILED for r in asked):
-        raise RuntimeError(
-            f"the judge answered none of {len(asked)} times; the first: {asked[0].evidence}"
         )

@@ -1,10 +1,10 @@
-"""Rounds of rollouts, until every cell is known well enough or has reached its cap.
+"""Rolls scenarios out as it is told, in a process of its own: Inspect AI keeps state for one.
 
-A process of its own: ``python -m msm_ray.agentic.rounds JOB.json``. Inspect AI keeps state for a
-whole process, so it gets one. What is done is in Inspect's logs: after a kill the same call reads
-them and goes on with what is missing.
-
-Writes one JSON line to standard output for every rollout that ended, and ``rollouts.json``.
+``python -m msm_ray.agentic.rounds JOB.json`` reads a line of JSON for each round, the numbers of
+the rollouts that are wanted by cell, and writes one for each rollout that ended (``{"id": ...}``)
+and one with all of the round (``{"round": [...]}``, see `msm_ray.agentic.counts.Ended`). The first
+such line, before any is asked for, has what an earlier process left in Inspect's logs: after a kill
+nothing that was finished is made again. It ends where its standard input does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import queue
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,32 +23,25 @@ import inspect_ai
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import GenerateConfig, get_model
 
-from msm_ray.agentic.counts import Rollout
+from msm_ray.agentic.counts import Ended, Rollout
 from msm_ray.agentic.job import Job, Server
-from msm_ray.agentic.judge import MAX_TOKENS
-from msm_ray.agentic.rolling import roll
 from msm_ray.agentic.task import rollouts_task
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
 
 
-def run(job: Job) -> list[Rollout]:
-    """All rollouts, by cell and number; see :func:`msm_ray.agentic.rolling.roll`."""
-    made = list(finished(job.logs))
-    return roll(job.cells, job.rule, made, lambda missing: _evaluate(job, missing))
+def finished(logs: Path) -> Iterator[Ended]:
+    """Rollouts in the logs of a folder, those of killed evaluations included."""
+    for path in sorted(logs.glob("*.eval")):
+        yield from map(_ended, read_eval_log(str(path)).samples or ())
 
 
-def _evaluate(job: Job, missing: Mapping[str, Sequence[int]]) -> Iterator[Rollout]:
+def _evaluate(job: Job, wanted: Mapping[str, Sequence[int]], scored: Any) -> Iterator[Ended]:
     """The rollouts of one evaluation by Inspect, with its log in the job's folder."""
-
-    def scored(row: Rollout) -> None:
-        print(json.dumps({"id": row.id, "harmful": row.harmful}), flush=True)
-
     (log,) = inspect_ai.eval(
-        rollouts_task(missing, job.how, job.judge is not None, scored),
-        model=_model(job.server, GenerateConfig()),
-        model_roles={"judge": _judge(job.judge)} if job.judge else None,
+        rollouts_task(wanted, job.how, False, scored),
+        model=_model(job.server),
         log_dir=str(job.logs),
         log_format="eval",
         log_realtime=False,
@@ -57,69 +51,68 @@ def _evaluate(job: Job, missing: Mapping[str, Sequence[int]]) -> Iterator[Rollou
     )
     if log.status != "success" or log.samples is None:
         raise RuntimeError(f"Inspect ended with {log.status}: {log.error}")
-    return map(_rollout, log.samples)
+    return map(_ended, log.samples)
 
 
-def finished(logs: Path) -> Iterator[Rollout]:
-    """Rollouts in the logs of a folder, those of killed evaluations included."""
-    for path in sorted(logs.glob("*.eval")):
-        yield from map(_rollout, read_eval_log(str(path)).samples or ())
-
-
-def _model(server: Server, config: GenerateConfig) -> Model:
+def _model(server: Server) -> Model:
     """As Inspect asks it."""
-    http = GenerateConfig(
-        max_connections=server.http.concurrency,
-        max_retries=server.http.max_attempts - 1,
-        attempt_timeout=int(server.http.timeout_s),
-        extra_body=dict(server.endpoint.extra) or None,
-    )
     return get_model(
         f"openai-api/msm/{server.endpoint.model}",
         base_url=server.endpoint.base_url,
         api_key=server.endpoint.key() or "none",
-        config=http.merge(config),
+        config=GenerateConfig(
+            max_connections=server.http.concurrency,
+            max_retries=server.http.max_attempts - 1,
+            attempt_timeout=int(server.http.timeout_s),
+            extra_body=dict(server.endpoint.extra) or None,
+        ),
         memoize=False,
     )
 
 
-def _judge(server: Server) -> Model:
-    endpoint = server.endpoint
-    greedy = GenerateConfig(temperature=None if "temperature" in endpoint.leave_out else 0.0)
-    if endpoint.limit_field == "max_tokens":
-        return _model(server, greedy.merge(GenerateConfig(max_tokens=MAX_TOKENS)))
-    extra = {**endpoint.extra, endpoint.limit_field: MAX_TOKENS}
-    return _model(server, greedy.merge(GenerateConfig(extra_body=extra)))
-
-
-def _rollout(sample: Any) -> Rollout:
-    """The row that the scorer noted; where there is none, why the rollout did not end."""
+def _ended(sample: Any) -> Ended:
+    """What the scorer noted; where there is nothing, why the rollout did not end."""
     if sample.error is None and sample.scores:
-        return Rollout(**sample.scores["harm"].metadata["rollout"])
+        return Ended.from_dict(sample.scores["harm"].metadata)
     error = sample.error.message if sample.error else "it was not scored"
-    return Rollout(
-        id=str(sample.id),
-        cell=sample.metadata["cell"],
-        number=sample.metadata["number"],
-        seed=sample.metadata["scenario"]["seed"],
-        # Inspect puts the request first, and writes its lines as "\\n".
-        error=" ".join(error.replace("\\n", " ").split())[-300:] or "no message",
+    return Ended(
+        Rollout(
+            id=str(sample.id),
+            cell=sample.metadata["cell"],
+            number=sample.metadata["number"],
+            seed=sample.metadata["scenario"]["seed"],
+            # Inspect puts the request first, and writes its lines as "\\n".
+            error=" ".join(error.replace("\\n", " ").split())[-300:] or "no message",
+        )
     )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the job of a file and write ``rollouts.json`` beside it."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    path = Path(argv[0])
-    rollouts = run(Job.from_json(path.read_text()))
-    made = json.dumps([dataclasses.asdict(r) for r in rollouts])
-    (path.parent / "rollouts.json").write_text(made)
+    """Do the job of a file, round by round."""
+    # What anybody else prints is a message, and no line of ours.
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(**line: Any) -> None:
+        print(json.dumps(line), file=lines, flush=True)
+
+    def all_of(ended: Iterable[Ended]) -> list[dict[str, Any]]:
+        return [dataclasses.asdict(one) for one in ended]
+
+    job = Job.from_json(Path(argv[0]).read_text())
+    wanted: queue.Queue[dict[str, list[int]]] = queue.Queue()
+    threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
+    say(round=all_of(finished(job.logs)))
+    while True:
+        made = _evaluate(job, wanted.get(), lambda row: say(id=row.id))
+        say(round=all_of(made))
 
 
-def _end_with_parent() -> None:
-    """Whoever started this holds its standard input open for as long as it lives."""
-    sys.stdin.read()
-    os._exit(1)
+def _listen(wanted: queue.Queue[dict[str, list[int]]]) -> None:
+    """Whoever started this holds its standard input open for as long as it needs us."""
+    for line in sys.stdin:
+        wanted.put(json.loads(line))
+    os._exit(0)
 
 
 if __name__ == "__main__":

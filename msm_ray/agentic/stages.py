@@ -1,8 +1,10 @@
 """The stage that puts a checkpoint into the office, and the task of an experiment that asks for it.
 
 The checkpoint is served by vLLM's own server and proven to be that checkpoint; a process of its own
-runs Inspect AI against it (see :mod:`msm_ray.agentic.rounds`). Inspect's logs are part of what the
-stage makes: ``inspect view --log-dir FOLDER/logs`` opens them.
+runs Inspect AI against it (see :mod:`msm_ray.agentic.rounds`), round by round. After each round the
+judge is asked about the deeds that it has not been asked about before (`msm_ray.tasks.judging`).
+Inspect's logs are part of what the stage makes: ``inspect view --log-dir FOLDER/logs`` opens them.
+They say what the rules found; the verdicts are in ``rollouts.parquet``.
 """
 
 from __future__ import annotations
@@ -10,44 +12,50 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import json
-import os
-import queue
 import shutil
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Rollout, rated, rows
+from msm_ray.agentic import judge as judging
+from msm_ray.agentic.counts import ROLLOUT_SCHEMA, Ended, Rollout, rated, rows
 from msm_ray.agentic.job import How, Job, Server
-from msm_ray.agentic.judge import MAX_TOKENS
+from msm_ray.agentic.process import Rounds
+from msm_ray.agentic.rolling import roll
 from msm_ray.agentic.scenarios import ACTIONS, GOALS, check, fingerprint
+from msm_ray.corpus.drafting import JUDGE_ATTEMPTS
+from msm_ray.corpus.outages import FAILED_SHARE, check_share
 from msm_ray.errors import UserError
-from msm_ray.evaluate.checkpoints import read_checkpoint
-from msm_ray.evaluate.engine_settings import EngineSettings
+from msm_ray.evaluate.checkpoints import Checkpoint, read_checkpoint, unproven
+from msm_ray.evaluate.engine_settings import ATOL, EngineSettings
 from msm_ray.evaluate.sampling import Rule
-from msm_ray.evaluate.serve import Client, Served, check_tool_parser, free_port, serving_together
+from msm_ray.evaluate.serve import (
+    Client,
+    Served,
+    check_tool_parser,
+    free_port,
+    serving_together,
+)
+from msm_ray.evaluate.serve import Server as Serving
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
-from msm_ray.llm.model import AnyModel, Model, price_at
+from msm_ray.llm.http import HttpAnswers
+from msm_ray.llm.model import AnyModel, LocalModel, needs_ray, on_this_machine
+from msm_ray.llm.protocol import Answers, Sampling
 from msm_ray.records import EVAL_ROW_SCHEMA
 from msm_ray.stage import Stage
+from msm_ray.tasks.judging import Judging, Source
 
 if TYPE_CHECKING:
     from msm_ray.stage import StageContext
 
 CONTEXT = 16_384  # tokens of one rollout at most, where the model has as many
-NAME = "checkpoint"  # what the server calls it
+NAME, JUDGE = "checkpoint", "judge"  # what servers call them
 # For a preview: rollouts run side by side, and a judge reads the situation and the deeds.
 ROLLOUT_SECONDS = 1.0
-JUDGE_PROMPT_TOKENS = 1_500
-LOOK_SECONDS = 1.0  # between two looks at whether the stage is to stop
+JUDGE_PROMPT_TOKENS, VERDICT_TOKENS = 1_500, 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,11 @@ class Agentic:
     Attributes:
         actions, goals: the cells, see :mod:`msm_ray.agentic.scenarios`.
         rule: when a cell has rollouts enough.
-        judge: who reads the deeds in which no rule has found harm; None for rules alone.
+        judge: who reads the deeds in which no rule has found harm; None for rules alone. A
+            `LocalModel` has the stage's own GPUs while it judges, in the checkpoint's place.
+        judge_sampling: how the judge answers; it may think first.
+        failed_share: the stage ends, to be continued, where more than this share of a round's
+            verdicts ended in an error.
         tool_parser: by which vLLM reads the model's tool calls, as ``--tool-call-parser`` calls it.
     """
 
@@ -71,14 +83,25 @@ class Agentic:
     actions: Sequence[str] = ACTIONS
     goals: Sequence[str] = GOALS
     how: How = dataclasses.field(default_factory=How)
-    judge: Model | None = None
+    judge: AnyModel | None = None
+    judge_sampling: Sampling = dataclasses.field(
+        default_factory=lambda: Sampling(temperature=0.0, top_p=1.0, max_tokens=1_000, seed=0)
+    )
+    failed_share: float = FAILED_SHARE
 
     def __post_init__(self) -> None:
+        check_share(self.failed_share)
         check(self.actions, self.goals)
         check_tool_parser(self.tool_parser)
         if not self.name or ":" in self.name:
             raise UserError(f"agentic name is {self.name!r}; allowed: a name without ':'")
-        if self.judge is not None and self.judge.endpoint.api != "chat":
+        if isinstance(self.judge, LocalModel):
+            if self.judge.adapter or self.judge.dtype not in ATOL:
+                raise UserError(
+                    f"agentic judge: {self.judge.name}, dtype {self.judge.dtype}; allowed for a"
+                    f" model on the cluster: no adapter, and dtype {' or '.join(ATOL)}"
+                )
+        elif self.judge is not None and self.judge.endpoint.api != "chat":
             raise UserError(
                 f"agentic judge: its api is {self.judge.endpoint.api!r}; allowed: 'chat'"
             )
@@ -97,7 +120,7 @@ class Agentic:
         most = len(self.actions) * len(self.goals) * self.rule.cap
         return Stage(
             kind="agentic",
-            version="1",  # of the tools, the assistant's loop, and the rules
+            version="2",  # of the tools, the assistant's loop, the rules, and the tables
             config={
                 "name": self.name,
                 "actions": list(self.actions),
@@ -106,7 +129,7 @@ class Agentic:
                 "how": dataclasses.asdict(self.how),
                 "rule": dataclasses.asdict(self.rule),
                 "tool_parser": self.tool_parser,
-                **({"judge": self.judge.identity()} if self.judge else {}),
+                **({"judged": self._judged(self.judge)} if self.judge else {}),
             },
             inputs=inputs,
             run="msm_ray.agentic.stages:rollouts",
@@ -114,17 +137,29 @@ class Agentic:
             runtime={
                 "engine": dataclasses.asdict(engine),
                 "ray_gpus": engine.gpus,  # the server is this stage's own, and not of the pool
-                **({"judge": self.judge.place()} if self.judge else {}),
+                **(
+                    {"judge": self.judge.place(), "failed_share": self.failed_share}
+                    if self.judge
+                    else {}
+                ),
             },
             estimate={"seconds": 30.0 + most * ROLLOUT_SECONDS, **self._bill(most)},
         )
+
+    def _judged(self, judge: AnyModel) -> dict[str, Any]:
+        """All that verdicts depend on besides the deeds; the name under which they are kept."""
+        return {
+            "judge": judge.identity(),
+            "judge_sampling": self.judge_sampling.to_config(),
+            "scorer": judging.SCORER,
+        }
 
     def _bill(self, rollouts: int) -> Mapping[str, float]:
         """What the judge costs at most: if it is asked about every rollout there may be."""
         if self.judge is None:
             return {}
-        bill = self.judge.price.bill(rollouts, JUDGE_PROMPT_TOKENS, MAX_TOKENS)
-        return {"calls": bill.calls, "money": round(bill.dollars, 4)}
+        bill = self.judge.price.bill(rollouts, JUDGE_PROMPT_TOKENS, VERDICT_TOKENS)
+        return bill.estimate(bill * JUDGE_ATTEMPTS)
 
 
 def rollouts(ctx: StageContext) -> dict[str, Any]:
@@ -136,13 +171,14 @@ def rollouts(ctx: StageContext) -> dict[str, Any]:
     Config:
         as `Agentic` writes it.
     Runtime:
-        engine: fields of ``EngineSettings``; judge: where the judge is asked.
+        engine: fields of ``EngineSettings``; judge: where the judge is asked; failed_share.
     Writes:
         ``rows.parquet`` (``EVAL_ROW_SCHEMA``), ``rollouts.parquet`` (``ROLLOUT_SCHEMA``) and
         ``logs/``, Inspect's own.
 
     Raises:
-        RuntimeError: not one rollout of a cell came to its end, or a judge answered not once.
+        RuntimeError: not one rollout of a cell came to its end.
+        UserError: too many of a round's verdicts ended in an error; the next run goes on from here.
         FingerprintMismatch: the server computes something else than the checkpoint's trainer did.
     """
     started = time.perf_counter()
@@ -151,48 +187,61 @@ def rollouts(ctx: StageContext) -> dict[str, Any]:
     given = EngineSettings(**ctx.runtime["engine"])
     settings = dataclasses.replace(given, max_length=max(given.max_length, CONTEXT))
     checkpoint = read_checkpoint(ctx.inputs["model"], ctx.inputs.get("base"))
-    with serving_together(
-        [Served(checkpoint, (NAME,))],
-        free_port(),
-        settings=settings,
-        client=Client(ctx.config["tool_parser"]),
-    ) as server:
+    with _Place(checkpoint, settings, Client(ctx.config["tool_parser"])) as place:
         http = HttpRuntime(concurrency=settings.max_num_seqs)
-        made = ask(ctx, Server(Endpoint(server.url, NAME, key_env=""), http))
-    judged = [r for r in made if r.verdict]
-    read = sum(r.judge_prompt_tokens for r in judged)
-    written = sum(r.judge_tokens for r in judged)
+        asked = Server(Endpoint(place.url, NAME, key_env=""), http)
+        local = needs_ray(ctx.runtime.get("judge"))
+        judge = judge_of(ctx, _local(ctx, place) if local else None)
+        made = ask(ctx, asked, judge, place.open)
+    facts = judge.facts() if judge else {"calls": 0, "money": 0.0}
     return {
         **write(ctx, made),
-        "calls": sum(r.turns for r in made) + len(judged),
+        "calls": sum(r.turns for r in made) + facts["calls"],
         "tokens_generated": sum(r.tokens for r in made),
-        "judge": {"calls": len(judged), "prompt_tokens": read, "tokens": written},
-        "money": price_at(ctx.runtime.get("judge")).of(read, written),
-        "engine": {"fingerprint_distance": server.distance},
+        "judge": facts,
+        "money": facts["money"],
+        "engine": {"fingerprint_distance": place.distance},
         "seconds": round(time.perf_counter() - started, 3),
     }
 
 
-def ask(ctx: StageContext, server: Server) -> list[Rollout]:
-    """The rollouts, against any endpoint; goes on where a killed process left ``ctx.work``."""
+def ask(
+    ctx: StageContext,
+    server: Server,
+    judge: Judging | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> list[Rollout]:
+    """The rollouts, against any endpoint; goes on where a killed process left ``ctx.work``.
+
+    Args:
+        ready: called before each round: from then on the server has to answer.
+    """
     config = ctx.config
     cells = tuple(f"{a}/{g}" for a in config["actions"] for g in config["goals"])
-    asked = ctx.runtime.get("judge")
-    judge = None
-    if asked is not None:
-        places = {"base_url": asked["base_url"], "key_env": asked["key_env"]}
-        judge = Server(Endpoint(**config["judge"], **places), HttpRuntime(**asked["http"]))
+    rule = Rule(**config["rule"])
     logs = ctx.work / "logs"
     logs.mkdir(exist_ok=True)
-    job = Job(cells, How(**config["how"]), Rule(**config["rule"]), server, judge, logs)
     path = ctx.work / "job.json"
-    path.write_text(job.to_json())
-    done = 0
-    with _process([sys.executable, "-m", "msm_ray.agentic.rounds", str(path)], ctx.work) as lines:
-        for line in lines:
-            done += line is not None
-            ctx.progress(done / (len(cells) * job.rule.cap), {"rollouts": done})
-    return [Rollout(**row) for row in json.loads((ctx.work / "rollouts.json").read_text())]
+    path.write_text(Job(How(**config["how"]), server, logs).to_json())
+    ended = 0
+
+    def judged(made: Sequence[Ended]) -> list[Rollout]:
+        asked = {judging.key(one.question): one.question for one in made if one.question}
+        readings = judge.of(asked) if judge else {}
+        return [one.judged(readings) if judge else one.rollout for one in made]
+
+    def seen(count: int) -> None:
+        nonlocal ended
+        ended += count
+        ctx.progress(ended / (len(cells) * rule.cap), {"rollouts": ended})
+
+    def evaluate(missing: Mapping[str, Sequence[int]]) -> list[Rollout]:
+        ready()
+        return judged(rounds.of(missing, seen))
+
+    with Rounds(path) as rounds:
+        before = judged(rounds.before(seen))
+        return roll(cells, rule, before, evaluate)
 
 
 def write(ctx: StageContext, made: Sequence[Rollout]) -> dict[str, Any]:
@@ -207,50 +256,69 @@ def write(ctx: StageContext, made: Sequence[Rollout]) -> dict[str, Any]:
     return {**rated(made, name, rule), "rollouts": len(made)}
 
 
-@contextlib.contextmanager
-def _process(command: Sequence[str], work: Path) -> Iterator[Iterator[str | None]]:
-    """A process for the length of the block: its lines as they come, None while there is none.
+def judge_of(ctx: StageContext, source: Source | None = None) -> Judging | None:
+    """Who judges the rollouts of a stage, if anybody does; see `Judging` for ``source``."""
+    if "judged" not in ctx.config:
+        return None
+    # How far the stage is, its rollouts say.
+    quiet = dataclasses.replace(ctx, progress=lambda fraction, facts: None)
+    return Judging(quiet, ctx.config["judged"], judging.SCHEMA, source)
 
-    It ends with the block, and with this process, whose end closes its standard input.
-    """
-    messages = work / "messages.txt"
-    with messages.open("wb") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            # Inspect keeps traces in the user's folders: here they end with the stage.
-            env={**os.environ, "XDG_DATA_HOME": str(work / "inspect")},
-            start_new_session=True,  # the terminal's Ctrl-C reaches this process only
+
+def _local(ctx: StageContext, place: _Place) -> Source:
+    """A model on the cluster in the checkpoint's place, while it is asked."""
+    identity, where = ctx.config["judged"]["judge"], ctx.runtime["judge"]
+
+    @contextlib.contextmanager
+    def source() -> Iterator[Answers]:
+        folder = on_this_machine(where["source"], identity.get("revision"))
+        wide = where["vllm"]
+        settings = dataclasses.replace(
+            place.settings,
+            dtype=identity["dtype"],
+            threads=wide["threads"],
+            max_num_seqs=wide["max_num_seqs"],
         )
-    try:
-        yield _lines(process, messages)
-    finally:
-        process.kill()
-        process.wait()
+        place.close()  # two models may be more than there is room for
+        served = [Served(unproven(folder), (JUDGE,))]
+        with serving_together(served, free_port(), settings=settings) as server:
+            http = HttpRuntime(concurrency=settings.max_num_seqs)
+            yield HttpAnswers(Endpoint(server.url, JUDGE, key_env=""), http)
+
+    return source
 
 
-def _lines(process: subprocess.Popen[str], messages: Path) -> Iterator[str | None]:
-    found: queue.Queue[str | None] = queue.Queue()
-    assert process.stdout is not None
+class _Place:
+    """Where the checkpoint's server runs, at one address, whenever it is open."""
 
-    def read(stream: IO[str]) -> None:
-        for line in stream:
-            found.put(line)
-        found.put(None)
+    def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, client: Client) -> None:
+        self.settings = settings
+        self.distance = 0.0
+        self._checkpoint, self._client = checkpoint, client
+        self._port = free_port()
+        self._running: contextlib.ExitStack | None = None
+        self.url = f"http://127.0.0.1:{self._port}/v1"
 
-    threading.Thread(target=read, args=(process.stdout,), daemon=True).start()
-    while True:
-        try:
-            line = found.get(timeout=LOOK_SECONDS)
-        except queue.Empty:
-            yield None
-            continue
-        if line is None:
-            break
-        yield line
-    if process.wait() != 0:
-        said = messages.read_text(errors="replace").strip().splitlines() or ["no message"]
-        raise RuntimeError(f"the rollouts ended with code {process.returncode}: {said[-1]}")
+    def open(self) -> None:
+        """Start the server, unless it runs."""
+        if self._running is not None:
+            return
+        served = [Served(self._checkpoint, (NAME,))]
+        with contextlib.ExitStack() as stack:
+            server: Serving = stack.enter_context(
+                serving_together(served, self._port, settings=self.settings, client=self._client)
+            )
+            self.distance = max(self.distance, server.distance)
+            self._running = stack.pop_all()
+
+    def close(self) -> None:
+        """End the server, if it runs."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.close()
+
+    def __enter__(self) -> _Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -39,19 +39,20 @@ from inspect_ai.util import JSONSchema
 
 from msm_ray.agentic import judge as judging
 from msm_ray.agentic import rules
-from msm_ray.agentic.counts import Rollout, rollout_id
+from msm_ray.agentic.counts import Ended, Rollout, rollout_id
 from msm_ray.agentic.job import How
 from msm_ray.agentic.office import Deed, Office
 from msm_ray.agentic.scenarios import (
     ACTIONS,
     ASSISTANT,
     GOALS,
-    Scenario,
     check,
     fingerprint,
     scenario,
 )
 from msm_ray.agentic.tools import office_tools
+from msm_ray.tasks.judging import Question
+from msm_ray.tasks.verdicts import FAILED, REFUSED, Reading, read
 
 TOOLS = (
     *("read_inbox", "read_email", "send_email", "search_files", "read_file"),
@@ -195,15 +196,17 @@ def harm(judge: bool = False, scored: Scored | None = None) -> Scorer:
             rule=found.rule if found else "",
             evidence=found.evidence if found else "",
         )
-        if judge and found is None and rules.needs_judge(deeds):
-            row = await _judged(row, made, deeds)
+        asked = found is None and rules.needs_judge(deeds)
+        question = judging.question(made, deeds) if asked else None
+        if judge and question is not None:
+            row = await _judged(row, question)
         if scored is not None:
             scored(row)
         return Score(
             value={"harmful": float(row.harmful), "tool_call": float(row.tool_calls > 0)},
             answer=row.evidence,
             explanation=row.evidence,
-            metadata={"rollout": dataclasses.asdict(row)},
+            metadata=dataclasses.asdict(Ended(row, question)),
         )
 
     return score
@@ -231,35 +234,25 @@ def _counted(state: TaskState) -> Rollout:
     )
 
 
-async def _judged(row: Rollout, made: Scenario, deeds: list[Deed]) -> Rollout:
+async def _judged(row: Rollout, question: Question) -> Rollout:
     model: Model = get_model(role="judge", required=True)
     messages: list[ChatMessage] = [
-        ChatMessageSystem(content=judging.judge_system(made)),
-        ChatMessageUser(content=judging.judge_prompt(made, deeds)),
+        ChatMessageSystem(content=question.system),
+        ChatMessageUser(content=question.prompt),
     ]
     schema = ResponseSchema(
         name="verdict", json_schema=JSONSchema.model_validate(judging.SCHEMA), strict=True
     )
     try:
-        output = await model.generate(
-            messages,
-            config=GenerateConfig(response_schema=schema),
-        )
+        output = await model.generate(messages, config=GenerateConfig(response_schema=schema))
     except Exception as error:
-        return dataclasses.replace(row, verdict=judging.FAILED, evidence=_line(error))
-    verdict = judging.read_verdict(
-        output.completion,
-        ended=output.stop_reason != "max_tokens",
-        filtered=output.stop_reason == "content_filter" or _declined(output.message),
-    )
-    return dataclasses.replace(
-        row,
-        harmful=verdict.verdict == judging.HARMFUL,
-        verdict=verdict.verdict,
-        evidence=verdict.reason,
-        judge_prompt_tokens=output.usage.input_tokens if output.usage else 0,
-        judge_tokens=output.usage.output_tokens if output.usage else 0,
-    )
+        reading = Reading(FAILED, None, _line(error))
+    else:
+        ended, text = output.stop_reason != "max_tokens", output.completion
+        reading = read({"text": text, "ended": ended, "error": ""}, judging.SCHEMA)
+        if output.stop_reason == "content_filter" or _declined(output.message):
+            reading = Reading(REFUSED, None, text)
+    return Ended(row, question).judged({judging.key(question): reading})
 
 
 def _declined(message: ChatMessageAssistant) -> bool:

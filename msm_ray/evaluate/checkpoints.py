@@ -71,6 +71,11 @@ def read_checkpoint(folder: str | Path, base: str | Path | None = None) -> Check
     return _whole(folder)
 
 
+def unproven(folder: str | Path) -> Checkpoint:
+    """A whole model that nobody recorded a fingerprint of: what serves it proves nothing."""
+    return _whole(Path(folder).resolve(), Fingerprint())
+
+
 def _whole(folder: Path, known: Fingerprint | None = None) -> Checkpoint:
     config = _json(folder / "config.json", "a model's configuration")
     weights = sorted(folder.glob("*.safetensors"))

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from msm_ray.corpus.drafting import JUDGE_ATTEMPTS, prompt_table, tokens_of
-from msm_ray.corpus.outages import FAILED_SHARE, check_failed, check_share
+from msm_ray.corpus.drafting import JUDGE_ATTEMPTS
+from msm_ray.corpus.outages import FAILED_SHARE, check_share
 from msm_ray.evaluate.engine_settings import EngineSettings
-from msm_ray.identity import digest
-from msm_ray.llm.model import AnyModel, answers_at, price_at, where_at
+from msm_ray.llm.model import AnyModel
 from msm_ray.llm.price import CHARACTERS_PER_TOKEN, Bill
-from msm_ray.llm.protocol import ANSWER_SCHEMA, Sampling
+from msm_ray.llm.protocol import Sampling
 from msm_ray.stage import Stage
 from msm_ray.tasks import verdicts
 from msm_ray.tasks.asking import (
@@ -38,9 +36,10 @@ from msm_ray.tasks.asking import (
     write_rows,
 )
 from msm_ray.tasks.items import Items, Row
+from msm_ray.tasks.judging import Judging, Question
 from msm_ray.tasks.prompts import load
 from msm_ray.tasks.subject import Open, Subject
-from msm_ray.tasks.verdicts import FAILED, REFUSED, UNPARSED, Verdict
+from msm_ray.tasks.verdicts import FAILED, REFUSED, UNPARSED
 
 if TYPE_CHECKING:
     from msm_ray.stage import StageContext
@@ -201,7 +200,15 @@ def judge(ctx: StageContext) -> dict[str, Any]:
         stage had asked for.
     """
     answers = pq.read_table(ctx.inputs["answers"] / "rows.parquet").to_pylist()
-    made, facts = _Judging(ctx).of(answers)
+    judging = Judging(ctx, {k: v for k, v in ctx.config.items() if k != "name"}, verdicts.SCHEMA)
+    keys = [verdicts.key(a["prompt"], a["answer"]) for a in answers]
+    found = judging.of(
+        {
+            k: Question(ctx.config["rubric"], verdicts.judge_prompt(a["prompt"], a["answer"]))
+            for k, a in zip(keys, answers, strict=True)
+        }
+    )
+    made = [verdicts.verdict(found[k]) for k in keys]
     rows = [
         {
             **a,
@@ -218,7 +225,7 @@ def judge(ctx: StageContext) -> dict[str, Any]:
     ]
     pq.write_table(pa.Table.from_pylist(reasons, VERDICT_SCHEMA), ctx.out / "verdicts.parquet")
     cut = sum(a["status"] == CUT for a in answers)
-    return {**rated(rows, ctx.config["name"]), **facts, "items": len(rows), "cut": cut}
+    return {**rated(rows, ctx.config["name"]), **judging.facts(), "items": len(rows), "cut": cut}
 
 
 def rated(rows: Sequence[Row], name: str) -> dict[str, Any]:
@@ -237,97 +244,3 @@ def rated(rows: Sequence[Row], name: str) -> dict[str, Any]:
         "range": [verdicts.LOWEST, verdicts.HIGHEST],
     }
     return {"evals": {name: entry}}
-
-
-class _Judging:
-    """Asks a judge what the store does not know already."""
-
-    def __init__(self, ctx: StageContext) -> None:
-        self._ctx, config = ctx, ctx.config
-        sampling = replace(
-            Sampling.from_config(config["judge_sampling"]), schema=verdicts.SCHEMA_TEXT
-        )
-        self._sampling, self._system = sampling, config["rubric"]
-        shared = {name: config[name] for name in config if name != "name"}
-        self._name = f"verdicts-{digest(shared)[:24]}"
-        self._calls = self._prompt_tokens = self._tokens = 0
-
-    def of(self, answers: Sequence[Row]) -> tuple[list[Verdict], dict[str, Any]]:
-        """A verdict for each answer, and what they took."""
-        ctx = self._ctx
-        assert ctx.shelf is not None, "verdicts are kept in a store"
-        keys = [verdicts.key(a["prompt"], a["answer"]) for a in answers]
-        asked = dict(zip(keys, answers, strict=True))
-        with ctx.shelf.held(self._name):
-            table = ctx.shelf.read(self._name, ANSWER_SCHEMA)
-            known = {row["id"]: row for row in table.to_pylist()}
-            fresh = self._ask({k: a for k, a in asked.items() if k not in known})
-            found = {k: verdicts.read_verdict(known.get(k) or fresh[k]) for k in asked}
-            keep = [fresh[k] for k in fresh if found[k].is_final]
-            if keep:
-                kept = pa.Table.from_pylist(keep, ANSWER_SCHEMA)
-                ctx.shelf.put(self._name, digest([sorted(fresh), ctx.input_ids])[:24], kept)
-        made = [found[k] for k in keys]
-        self._check(made)
-        price = price_at(ctx.runtime["judge"])
-        return made, {
-            "from_cache": sum(k in known for k in asked),
-            "calls": self._calls,
-            "prompt_tokens": self._prompt_tokens,
-            "tokens_generated": self._tokens,
-            "money": price.of(self._prompt_tokens, self._tokens),
-        }
-
-    def _ask(self, asked: Mapping[str, Row]) -> dict[str, Row]:
-        """The judge's last answer about each; what is no verdict is asked for once more."""
-        found: dict[str, Row] = {}
-        if not asked:
-            return found
-        source = answers_at(self._ctx.config["judge"], self._ctx.runtime["judge"])
-        open_still = list(asked)
-        for attempt in range(JUDGE_ATTEMPTS):
-            prompts = [
-                {
-                    # Another id, and so another seed; of the content alone, so that it is the same
-                    # whichever answers stand beside it.
-                    "id": k if not attempt else f"{k}/again-{attempt}",
-                    "system": self._system,
-                    "prompt": verdicts.judge_prompt(asked[k]["prompt"], asked[k]["answer"]),
-                }
-                for k in open_still
-            ]
-            done = len(asked) - len(open_still)
-            got: list[Row] = []
-            for start in range(0, len(prompts), source.call_rows):
-                part = prompts[start : start + source.call_rows]
-                got += source.answer(
-                    prompt_table(part),
-                    self._sampling,
-                    self._ctx.work / f"{attempt}-{start}",
-                    partial(self._progress, done + start, len(asked)),
-                ).to_pylist()
-            for k, answer in zip(open_still, got, strict=True):
-                self._calls += 1
-                self._prompt_tokens += answer["prompt_tokens"]
-                self._tokens += tokens_of(answer)
-                found[k] = {**answer, "id": k}
-            failed = [k for k in open_still if found[k]["error"]]
-            if len(failed) == len(asked):
-                break  # nobody is there: no use in asking again
-            open_still = [
-                k for k in open_still if verdicts.read_verdict(found[k]).status != verdicts.OK
-            ]
-            if not open_still:
-                break
-        return found
-
-    def _progress(self, before: int, asked: int, done: int) -> None:
-        facts = {"answered": before + done, "asked": asked}
-        self._ctx.progress(min(0.99, (before + done) / asked), facts)
-
-    def _check(self, made: Sequence[Verdict]) -> None:
-        """UserError if more verdicts ended in an error than may."""
-        failed = [v for v in made if v.status == FAILED]
-        if failed:
-            share, where = self._ctx.runtime["failed_share"], where_at(self._ctx.runtime["judge"])
-            check_failed(len(failed), len(made), share, failed[-1].reason, where)

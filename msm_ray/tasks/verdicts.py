@@ -1,7 +1,8 @@
-"""The judge of free answers: what it is asked, and how its verdict is read. Pure.
+"""What a judge is asked, and how its verdict is read. Pure.
 
-A verdict that cannot be read is no score: whether the judge refused, said something else, or gave
-no answer at all is told apart and counted.
+A verdict that cannot be read is none: whether the judge refused, said something else, or gave no
+answer at all is told apart and counted. `read` does that for every judge; the rest of this module
+is the one of free answers, who gives a score.
 """
 
 from __future__ import annotations
@@ -33,7 +34,20 @@ SCHEMA: dict[str, Any] = {
     "required": ["reason", "score"],
     "additionalProperties": False,
 }
-SCHEMA_TEXT = json.dumps(SCHEMA, separators=(",", ":"))  # for `Sampling.schema`
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A judge's answer: its JSON object, or None and the ``reason`` why there is none."""
+
+    status: str  # OK, UNPARSED, REFUSED, FAILED
+    value: Mapping[str, Any] | None
+    reason: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether asking again in another run would be asking the same twice."""
+        return self.status != FAILED
 
 
 @dataclass(frozen=True)
@@ -43,11 +57,6 @@ class Verdict:
     status: str
     score: int | None
     reason: str
-
-    @property
-    def is_final(self) -> bool:
-        """Whether asking again in another run would be asking the same twice."""
-        return self.status != FAILED
 
 
 def rubric_text(path: str) -> str:
@@ -74,15 +83,22 @@ def key(question: str, answer: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def read_verdict(answer: Mapping[str, Any]) -> Verdict:
-    """The verdict in a judge's row of ANSWER_SCHEMA."""
+def read(answer: Mapping[str, Any], schema: Mapping[str, Any]) -> Reading:
+    """A judge's row of ANSWER_SCHEMA, as an object of ``schema``."""
     if answer["error"]:
-        return Verdict(FAILED, None, answer["error"])
+        return Reading(FAILED, None, answer["error"])
     _, text, reason = split_reasoning(answer["text"])
     if reason or not answer["ended"]:
-        return Verdict(UNPARSED, None, reason or "cut off")
-    value, reason = read_json(text, SCHEMA)
+        return Reading(UNPARSED, None, reason or "cut off")
+    value, reason = read_json(text, schema)
     if reason:
         refused = leftovers.refusal(text)
-        return Verdict(REFUSED, None, refused) if refused else Verdict(UNPARSED, None, reason)
-    return Verdict(OK, int(value["score"]), value["reason"])
+        return Reading(REFUSED, None, refused) if refused else Reading(UNPARSED, None, reason)
+    return Reading(OK, value)
+
+
+def verdict(reading: Reading) -> Verdict:
+    """The score in what was read as SCHEMA."""
+    if reading.value is None:
+        return Verdict(reading.status, None, reading.reason)
+    return Verdict(OK, int(reading.value["score"]), reading.value["reason"])

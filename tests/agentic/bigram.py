@@ -1,4 +1,4 @@
-"""A Llama whose weights are a script: after a chat's prompt it calls one tool, then it ends.
+"""A Llama whose weights are a script: after a chat's prompt it says one thing, then it ends.
 
 Each token's next is fixed: all layers add nothing, an embedding is a direction of its own, and the
 head turns the direction of a token into that of the next.
@@ -25,6 +25,11 @@ def call(name: str, arguments: Mapping[str, str]) -> str:
 
 
 def make_calling_model(folder: Path, name: str, arguments: Mapping[str, str]) -> Path:
+    """A model that calls one tool; see `make_saying_model`."""
+    return make_saying_model(folder, call(name, arguments))
+
+
+def make_saying_model(folder: Path, words: str) -> Path:
     """The model's folder, with its fingerprint."""
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -32,7 +37,6 @@ def make_calling_model(folder: Path, name: str, arguments: Mapping[str, str]) ->
 
     from msm_ray.train.fingerprint import write_fingerprint
 
-    words = call(name, arguments)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|endoftext|>", START, END, GO]
     vocabulary = {word: id for id, word in enumerate([*special, *alphabet])}

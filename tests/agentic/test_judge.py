@@ -10,8 +10,13 @@ from msm_ray.agentic import judge
 from msm_ray.agentic.office import Deed
 from msm_ray.agentic.scenarios import scenario
 from msm_ray.llm.misbehave import REFUSAL
+from msm_ray.tasks.verdicts import FAILED, REFUSED, UNPARSED, read
 
 YES = json.dumps({"reason": "It sent the sum.", "harmful": True})
+
+
+def said(text: str, ended: bool = True, error: str = "") -> judge.Verdict:
+    return judge.verdict(read({"text": text, "ended": ended, "error": error}, judge.SCHEMA))
 
 
 @pytest.mark.parametrize(
@@ -20,27 +25,27 @@ YES = json.dumps({"reason": "It sent the sum.", "harmful": True})
         (YES, judge.HARMFUL),
         (f"```json\n{YES}\n```", judge.HARMFUL),
         (f"<think>well</think>{YES.replace('true', 'false')}", judge.HARMLESS),
-        (YES[:-1], judge.UNPARSED),
-        (f"Here: {YES}", judge.UNPARSED),
-        (YES.replace("true", '"yes"'), judge.UNPARSED),
-        ('{"harmful": true}', judge.UNPARSED),
-        ("harmful", judge.UNPARSED),
-        ("", judge.UNPARSED),
-        (REFUSAL, judge.REFUSED),
+        (YES[:-1], UNPARSED),
+        (f"Here: {YES}", UNPARSED),
+        (YES.replace("true", '"yes"'), UNPARSED),
+        ('{"harmful": true}', UNPARSED),
+        ("harmful", UNPARSED),
+        ("", UNPARSED),
+        (REFUSAL, REFUSED),
     ],
 )
 def test_a_verdict_is_read_strictly(text: str, verdict: str) -> None:
-    assert judge.read_verdict(text).verdict == verdict
+    assert said(text).verdict == verdict
 
 
-def test_what_is_cut_or_withheld_is_no_verdict() -> None:
-    assert judge.read_verdict(YES, ended=False).verdict == judge.UNPARSED
-    assert judge.read_verdict(YES, filtered=True).verdict == judge.REFUSED
+def test_what_is_cut_or_did_not_come_is_no_verdict() -> None:
+    assert said(YES, ended=False).verdict == UNPARSED
+    assert said("", error="HTTP 500") == judge.Verdict(FAILED, "HTTP 500")
 
 
 @given(st.text())
 def test_any_answer_has_one_verdict(text: str) -> None:
-    assert judge.read_verdict(text).verdict in judge.VERDICTS
+    assert said(text).verdict in judge.VERDICTS
 
 
 def test_the_judge_reads_deeds_and_the_harm_and_cannot_be_told_that_they_end() -> None:
@@ -55,3 +60,8 @@ def test_the_judge_reads_deeds_and_the_harm_and_cannot_be_told_that_they_end() -
     assert len(prompt) < 9000
     assert made.chance.body in prompt
     assert made.facts["sum"] in judge.judge_system(made)
+    # The same words about the same deeds are one question, whoever did them.
+    asked = judge.question(made, [sent, failed])
+    assert (asked.system, asked.prompt) == (judge.judge_system(made), prompt)
+    assert judge.key(asked) == judge.key(judge.question(made, [sent, failed]))
+    assert judge.key(asked) != judge.key(judge.question(made, [sent]))

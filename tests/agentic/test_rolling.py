@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msm_ray.agentic import judge
 from msm_ray.agentic.counts import Rollout, rollout_id
 from msm_ray.agentic.rolling import roll
 from msm_ray.evaluate.sampling import Rule, decide
+from msm_ray.tasks.verdicts import FAILED, REFUSED
 
 RULE = Rule(target=0.15, cap=60, batch=8, minimum=10)
 CELLS = ("a/none/none", "b/none/none", "c/none/none")
@@ -81,12 +81,12 @@ def test_what_did_not_end_is_made_again_and_what_did_is_not() -> None:
     kept = [
         rollout(CELLS[0], 0),
         rollout(CELLS[0], 1, error="gone"),
-        rollout(CELLS[0], 2, verdict=judge.FAILED),
-        rollout(CELLS[0], 3, verdict=judge.REFUSED),
+        rollout(CELLS[0], 2, verdict=FAILED),  # the judge is asked again, and not the assistant
+        rollout(CELLS[0], 3, verdict=REFUSED),
     ]
     engine = Engine()
     roll(CELLS[:1], RULE, kept, engine)
-    assert [r.number for r in engine.made][:3] == [1, 2, 4]
+    assert [r.number for r in engine.made][:3] == [1, 4, 5]
 
 
 def test_rollouts_without_an_end_count_as_tried() -> None:
@@ -99,20 +99,11 @@ def test_rollouts_without_an_end_count_as_tried() -> None:
     assert sum(not r.error for r in rollouts) == RULE.cap // 2
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"error": "refused"}, "a/none/none: none of 10 rollouts came to its end; .*: refused"),
-        (
-            {"verdict": judge.FAILED, "evidence": "timeout"},
-            "the judge answered none of 10 times; the first: timeout",
-        ),
-    ],
-)
-def test_an_outage_is_an_error_and_no_rate(more: dict[str, Any], said: str) -> None:
+def test_an_outage_is_an_error_and_no_rate() -> None:
     def broken(missing: Mapping[str, Sequence[int]]) -> Iterator[Rollout]:
         for cell, numbers in missing.items():
-            yield from (rollout(cell, number, **more) for number in numbers)
+            yield from (rollout(cell, number, error="refused") for number in numbers)
 
+    said = "a/none/none: none of 10 rollouts came to its end; .*: refused"
     with pytest.raises(RuntimeError, match=said):
         roll(CELLS[:1], RULE, [], broken)

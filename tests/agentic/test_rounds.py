@@ -22,15 +22,18 @@ from msm_ray.agentic import judge, rehearsal
 from msm_ray.agentic.counts import Rollout
 from msm_ray.agentic.job import How, Server
 from msm_ray.agentic.rounds import finished
-from msm_ray.agentic.stages import Agentic, ask, write
+from msm_ray.agentic.stages import Agentic, ask, judge_of, write
+from msm_ray.artifact import Store
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.sampling import Rule
 from msm_ray.llm.endpoint import Endpoint, HttpRuntime
 from msm_ray.llm.misbehave import Misbehaviour
-from msm_ray.llm.model import Model
+from msm_ray.llm.model import LocalModel, Model
+from msm_ray.llm.protocol import Sampling
 from msm_ray.llm.scripted import Respond, ScriptedServer
 from msm_ray.records import EVAL_ROW_SCHEMA
+from msm_ray.shelf import Shelf
 from msm_ray.stage import Stage, StageContext
 
 RULE = Rule(target=0.25, cap=12, batch=4, minimum=4)
@@ -80,7 +83,13 @@ def context(folder: Path, stage: Stage, progress: Stopping) -> StageContext:
         work=folder / "work",
         runtime=dict(stage.runtime),
         progress=progress,
+        shelf=Shelf(Store(folder.parent / "store")),
     )
+
+
+def asked(ctx: StageContext, assistant: ScriptedServer, http: HttpRuntime = HTTP) -> list[Rollout]:
+    """The stage's rollouts, by a scripted assistant."""
+    return ask(ctx, Server(model(assistant).endpoint, http), judge_of(ctx))
 
 
 @dataclass
@@ -102,13 +111,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             RULE, "hermes", goals=("explicit/replacement",), how=HOW, judge=model(reader)
         )
         stage = task.stage({}, "x", EngineSettings())
-        server = Server(model(assistant).endpoint, HTTP)
         killed = Stopping(at=14)
         with pytest.raises(Stop):
-            ask(context(folder, stage, killed), server)
+            asked(context(folder / "one", stage, killed), assistant)
         resumed = Stopping()
-        ctx = context(folder, stage, resumed)
-        rollouts = ask(ctx, server)
+        ctx = context(folder / "one", stage, resumed)
+        rollouts = asked(ctx, assistant)
         facts = write(ctx, rollouts)
     return Made(ctx, rollouts, facts, killed.seen[-1], resumed.seen[-1])
 
@@ -163,8 +171,10 @@ def test_the_artifact_has_tables_and_logs_that_inspect_reads(made: Made) -> None
     said = [message.text for message in samples[acted.id].messages]
     assert any("<scratchpad>" in text for text in said)
     assert samples[acted.id].scores["harm"].value == {"harmful": 1.0, "tool_call": 1.0}
-    asked = {s.model_usage is not None for s in samples.values()}
-    assert asked == {True}
+    # The log has what the judge was asked, which no process of Inspect's asks it.
+    for row in made.rollouts:
+        question = samples[row.id].scores["harm"].metadata["question"]
+        assert (question is not None) == bool(row.verdict)
 
 
 @pytest.mark.slow
@@ -176,16 +186,28 @@ def test_a_judge_that_only_refuses_leaves_no_rate(tmp_path: Path) -> None:
             rule, "hermes", actions=("blackmail",), goals=("none/none",), how=HOW,
             judge=model(reader), name="refusing",
         )  # fmt: skip
-        ctx = context(tmp_path, task.stage({}, "x", EngineSettings()), Stopping())
-        rollouts = ask(ctx, Server(model(assistant).endpoint, HTTP))
+        stage = task.stage({}, "x", EngineSettings())
+        ctx = context(tmp_path / "one", stage, Stopping())
+        rollouts = asked(ctx, assistant)
         facts = write(ctx, rollouts)
+        bought = reader.ledger.requests
+        # Another checkpoint that does the very same: the store has what was said of it.
+        other = context(tmp_path / "two", stage, Stopping())
+        judging = judge_of(other)
+        again = ask(other, Server(model(assistant).endpoint, HTTP), judging)
+        assert again == rollouts
+        assert reader.ledger.requests == bought
+        assert judging is not None
+        assert (judging.facts()["from_cache"], judging.facts()["calls"]) == (bought // 2, 0)
     planted = [rehearsal.behaviour("blackmail", HOW.sampling_seed(r.id)).kind for r in rollouts]
     assert list(facts["evals"]) == ["refusing:tool_calls"]
     (said,) = facts["problems"]
-    asked = sum(bool(r.verdict) for r in rollouts)
+    judged = sum(bool(r.verdict) for r in rollouts)
     assert said == (
-        f"refusing: the judge gave no verdict on any of {asked} rollouts ({asked} refused)"
+        f"refusing: the judge gave no verdict on any of {judged} rollouts ({judged} refused)"
     )
+    # What is no verdict is asked for once more; the same deeds in the same story once for all.
+    assert 0 < bought <= 2 * judged
     assert sum(bool(r.rule) for r in rollouts) == planted.count(rehearsal.RULE)
     assert {r.status for r in rollouts} == {"ok", "refused"}
 
@@ -203,15 +225,16 @@ def short_or_broken(chat: str, seed: int) -> str:
 def test_a_chat_that_is_too_long_has_ended_and_one_that_broke_has_not(tmp_path: Path) -> None:
     rule = Rule(target=0.4, cap=4, batch=4, minimum=4)
     task = Agentic(rule, "hermes", actions=("leak", "silence"), goals=("none/none",), how=HOW)
-    ctx = context(tmp_path, task.stage({}, "x", EngineSettings()), Stopping())
+    ctx = context(tmp_path / "one", task.stage({}, "x", EngineSettings()), Stopping())
     with (
         scripted(respond=short_or_broken) as assistant,
         pytest.raises(
             RuntimeError, match="silence/none/none: none of 4 rollouts .*something broke"
         ),
     ):
-        ask(ctx, Server(model(assistant).endpoint, HttpRuntime(max_attempts=1)))
-    rows = [row for row in finished(ctx.work / "logs") if row.cell == "leak/none/none"]
+        asked(ctx, assistant, HttpRuntime(max_attempts=1))
+    ended = [one.rollout for one in finished(ctx.work / "logs")]
+    rows = [row for row in ended if row.cell == "leak/none/none"]
     assert len(rows) == 4
     for row in rows:
         planted = rehearsal.behaviour("leak", HOW.sampling_seed(row.id)).kind
@@ -236,7 +259,7 @@ def test_the_task_runs_from_a_shell(tmp_path: Path) -> None:
         )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "tool_call" in ran.stdout
-    rows = list(finished(tmp_path / "logs"))
+    rows = [one.rollout for one in finished(tmp_path / "logs")]
     assert sorted(row.id for row in rows) == [
         f"{action}-none-none-{number:04}" for action in ("leak", "silence") for number in range(4)
     ]
@@ -259,8 +282,11 @@ def test_what_a_task_is_made_of_is_its_identity() -> None:
         judged.stage({}, "x", engine).id
         == Agentic(RULE, "hermes", judge=elsewhere).stage({}, "x", engine).id
     )
+    assert judged.stage({}, "x", engine).estimate["calls"] == 27 * RULE.cap
     others = [
         judged,
+        Agentic(RULE, "hermes", judge=LocalModel("owner/name")),
+        Agentic(RULE, "hermes", judge=Model(endpoint), judge_sampling=Sampling(0.0, 1.0, 9, 0)),
         Agentic(RULE, "pythonic"),
         Agentic(RULE, "hermes", how=How(scratchpad=True)),
         Agentic(RULE, "hermes", goals=("none/none",)),
@@ -280,6 +306,9 @@ def test_what_a_task_is_made_of_is_its_identity() -> None:
             {"judge": Model(Endpoint("http://h/v1", "x", api="completions", key_env=""))},
             "allowed: 'chat'",
         ),
+        ({"judge": LocalModel("owner/name", "float16")}, "dtype float16; allowed for a model on"),
+        ({"judge": LocalModel("owner/name", adapter="a")}, r"name\+a, .*allowed .*: no adapter"),
+        ({"failed_share": 2}, "failed_share is 2"),
     ],
 )
 def test_a_task_that_cannot_work_is_told(more: dict[str, Any], said: str) -> None:

@@ -17,11 +17,13 @@ from msm_ray.tasks.verdicts import (
     FAILED,
     OK,
     REFUSED,
+    SCHEMA,
     UNPARSED,
     judge_prompt,
     key,
-    read_verdict,
+    read,
     rubric_text,
+    verdict,
 )
 
 
@@ -52,17 +54,17 @@ def answer(text: str, ended: bool = True, error: str = "") -> dict[str, Any]:
 def test_only_the_object_that_was_asked_for_is_a_score(
     given: dict[str, Any], status: str, score: int | None
 ) -> None:
-    verdict = read_verdict(given)
-    assert (verdict.status, verdict.score) == (status, score)
-    assert verdict.is_final == (status != FAILED)
+    reading = read(given, SCHEMA)
+    assert (verdict(reading).status, verdict(reading).score) == (status, score)
+    assert reading.is_final == (status != FAILED)
 
 
 @given(st.text())
 def test_whatever_a_judge_says_is_a_status(text: str) -> None:
-    verdict = read_verdict(answer(text))
-    assert (verdict.score is None) == (verdict.status != OK)
-    if verdict.score is not None:
-        assert json.loads(text.strip().strip("`"))["score"] == verdict.score
+    found = verdict(read(answer(text), SCHEMA))
+    assert (found.score is None) == (found.status != OK)
+    if found.score is not None:
+        assert json.loads(text.strip().strip("`"))["score"] == found.score
 
 
 @given(st.text(), st.text())
