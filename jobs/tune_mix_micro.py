@@ -1,17 +1,24 @@
-"""Which share of spec documents, and which fine-tuning learning rate, separates the two arms?
+"""Which mixture, and which fine-tuning learning rate, separates the two arms, and at what price?
 
-Eight trials on one base: four mixes x two learning rates. Trials with the same mix share their
-midtraining; all of them share the corpora.
+Twenty-four trials on one base and one seed: six mixtures of spec documents, replay and the
+assistant's chats, each fine-tuned at four learning rates. Trials with the same mixture share their
+midtraining; all of them share the corpora. What is best there is run again on other seeds.
 
+    msm preview jobs/tune_mix_micro.py
     msm run jobs/tune_mix_micro.py
+    msm run jobs/tune_mix_micro.py --set method.trials=8
 """
 
 import dataclasses
 
 from cheese_micro import experiment as cheese_micro
 
-from msm_ray.search.space import Axis
-from msm_ray.search.tune import Search
+from msm_ray.search.job import Confirm, Search
+from msm_ray.search.methods import Stratified
+from msm_ray.search.objectives import Constraint, Effect, Objective, Rate
+from msm_ray.search.space import Mixture, Real, Space
+
+FITTED = ("msm:america+aft", "msm:affordability+aft")
 
 
 def experiment() -> Search:
@@ -19,13 +26,31 @@ def experiment() -> Search:
     exp = cheese_micro()
     return Search(
         name="tune_mix_micro",
-        experiment=dataclasses.replace(exp, bases=exp.bases[:1], seeds=(0,)),
-        axes=(
-            Axis("midtrain.spec_share", (0.02, 0.05, 0.15, 0.3)),
-            Axis("aft.train.learning_rate", (1e-4, 4e-4)),
+        title="Which mixture and which fine-tuning separate the two specs?",
+        job=dataclasses.replace(exp, bases=exp.bases[:1], seeds=(0,)),
+        space=Space(
+            (
+                Mixture(
+                    parts={"spec": "midtrain.spec_share", "chats": "midtrain.chat_share"},
+                    rest="replay",
+                    floors={"spec": 0.02, "replay": 0.2},
+                    ceilings={"spec": 0.35},
+                    share_step=0.01,
+                ),
+                Real("aft.train.learning_rate", 5e-5, 4e-4, log=True),
+            )
         ),
-        metric="separation_soft",
+        method=Stratified(trials=24, per_early=4),
+        objectives=(
+            Objective(Effect("separation_soft")),
+            Objective(Rate("heldout_loss", FITTED), goal="min"),
+        ),
+        constraints=(
+            Constraint(Effect("price_facts_america"), at_least=-0.02),
+            Constraint(Effect("price_facts_affordability"), at_least=-0.02),
+        ),
         max_concurrent_trials=2,
+        confirm=Confirm(seeds=(10, 11), top=2),
     )
 
 

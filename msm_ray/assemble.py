@@ -9,20 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msm_ray.artifact import Record, Store
-from msm_ray.cells import (
-    Cell,
-    ItemValues,
-    arm_facts,
-    expected,
-    missing,
-    problems,
-)
-from msm_ray.effects import compared_arms, effects
+from msm_ray.cells import Cell, ItemValues
+from msm_ray.comparison import Comparison
+from msm_ray.effects import compared_arms
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph
 from msm_ray.items import gather
 from msm_ray.mixes import ArmTraining, mixtures
 from msm_ray.observe import cost_summary
+from msm_ray.provenance import artifacts
 from msm_ray.stage import Stage
 
 # What is compared with what. Names are the report's; A and B stand for the first two values.
@@ -55,6 +50,11 @@ def effect_arms(exp: Experiment) -> dict[str, tuple[str, str, str]]:
     return compared_arms([spec.name for spec in exp.specs], kinds)
 
 
+def comparison(exp: Experiment, graph: Graph) -> Comparison:
+    """What an experiment compares, whatever of it is there."""
+    return Comparison(graph.stages, graph.cells, graph.trainings, effect_arms(exp))
+
+
 def assemble(
     exp: Experiment,
     graph: Graph,
@@ -70,24 +70,13 @@ def assemble(
         fresh: ids that this run made (the others were found in the store).
         run: ``{"wall_seconds", "started", "finished", "versions", "machine"}`` of this run.
     """
-    lacking, wanted = missing(graph.cells, records), expected(graph.cells)
-    items = ItemValues(store)
     used = {s.id: s for s in graph.stages if s.id in records}
     return {
         "name": exp.name,
         "title": exp.title,
         "fingerprint": fingerprint(graph),
         "wall_seconds": round(run["wall_seconds"], 2),
-        "complete": not lacking,
-        "problems": problems(graph.cells, records),
-        "cells": {"expected": wanted, "present": wanted - len(lacking), "missing": lacking},
-        "arms": {
-            arm: arm_facts(
-                graph.cells, records, items, arm, [t[1:] for t in graph.trainings if t[0] == arm]
-            )
-            for arm in exp.arms
-        },
-        "effects": effects(graph.cells, records, items, effect_arms(exp)),
+        **comparison(exp, graph).found(records, ItemValues(store)),
         "corpus": corpus_facts(exp.corpus.writer, graph.corpora, store, records),
         "cost": cost_summary([(records[i], i not in fresh) for i in used]),
         "provenance": {
@@ -95,10 +84,7 @@ def assemble(
             "machine": run["machine"],
             "settings": dataclasses.asdict(exp),
             "specs": specs_facts(graph.stages, records),
-            "artifacts": [
-                {"id": i, "kind": s.kind, "label": s.label, "cached": i not in fresh}
-                for i, s in used.items()
-            ],
+            "artifacts": artifacts(used.values(), fresh),
             "started": run["started"],
             "finished": run["finished"],
         },

@@ -263,14 +263,23 @@ def _choices(once: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in ("decided", "first_listed"):
         own = [r[key] for r in once if r.get(key, {}).get("n")]
         if own:
-            n = sum(part["n"] for part in own)
-            found[key] = {"rate": sum(part["rate"] * part["n"] for part in own) / n, "n": n}
+            found[key] = _pooled(own)
+    orders = sorted({order for r in once for order in r.get("by_order", ())})
+    if len(orders) > 1:
+        every = [r["by_order"] for r in once if "by_order" in r]
+        found["by_order"] = {o: _pooled([own[o] for own in every if o in own]) for o in orders}
     undecided: dict[str, int] = {}
     for result in once:
         for why, n in result.get("undecided", {}).items():
             undecided[why] = undecided.get(why, 0) + n
     units = {"unit": once[0]["unit"]} if "unit" in once[0] else {}
     return {**found, **({"undecided": undecided} if undecided else {}), **units}
+
+
+def _pooled(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rates of several runs as one: every row counts the same."""
+    n = sum(part["n"] for part in parts)
+    return {"rate": sum(part["rate"] * part["n"] for part in parts) / n, "n": n}
 
 
 def _domain(

@@ -83,7 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8000)
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument(
-        "--max-length", type=int, metavar="N", default=8192, help="longest sequence in tokens"
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="longest sequence in tokens (default: 8192, or the model's context if that is less)",
     )
     serve.add_argument(
         "--tool-parser", metavar="NAME", default="", help="vLLM's parser of tool calls (hermes...)"

@@ -334,7 +334,10 @@ def serve(arguments: argparse.Namespace) -> int:
         over = None if base is None else store.fetch(base.id)
         models.append(server.Served(read_checkpoint(folder, over), names))
         below = [] if base is None else [base.id]
-    settings = replace(server.SETTINGS, max_length=arguments.max_length)
+    settings = server.SETTINGS
+    if arguments.max_length is not None:
+        server.check_length(models, arguments.max_length)
+        settings = replace(settings, max_length=arguments.max_length)
     template = None if arguments.chat_template is None else Path(arguments.chat_template)
     client = server.Client(arguments.tool_parser, template)
     return server.serve(models, arguments.port, arguments.host, settings, client, below)

@@ -123,7 +123,7 @@ def _effects(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]
         if not why and labels[0] != labels[1]:
             why = f"other arms: {labels[0]} against {labels[1]}"
         if not why:
-            metric = labels[0].rpartition(", ")[2]
+            metric = labels[0].rpartition(", ")[2].partition(" - ")[0]
             why = _other_items(a, b, metric, [])
         rows.append(row | (_difference(pair, "value") if not why else _not(why)))
     return rows

@@ -16,7 +16,7 @@ from msm_ray.cells import (
     missing,
     problems,
 )
-from msm_ray.effects import effects
+from msm_ray.effects import Contrast, effects
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
@@ -83,13 +83,15 @@ def cells_of(
     return cells
 
 
-def compared(values: Sequence[str], evals: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """The effects of a comparison of ``values``: name -> (eval, arm, arm that is subtracted).
+def compared(values: Sequence[str], evals: Sequence[str]) -> dict[str, Contrast]:
+    """The effects of a comparison of ``values``: name -> what is compared.
 
     An eval is about a value if that is the second part of its name (``pairs:america:text``). It is
     compared where midtraining on that value should show; any other eval shows what training costs.
+    `Probes` are compared with each other too: how far the spec in the prompt moves the model as it
+    comes (``ceiling``), and what another assistant's name does, before training and after it.
     """
-    found: dict[str, tuple[str, str, str]] = {}
+    found: dict[str, Contrast] = {}
     for name in evals:
         about = (*name.split(":"), "")[1]
         found[f"aft_minus_base:{name}"] = (name, "aft", "base")
@@ -105,6 +107,24 @@ def compared(values: Sequence[str], evals: Sequence[str]) -> dict[str, tuple[str
         found[f"{about}_minus_aft:{name}"] = (name, both, "aft")
         found[f"{about}_minus_msm:{name}"] = (name, both, alone)
         found[f"{about}_msm_minus_base:{name}"] = (name, alone, "base")
+    return found | _probed(values, evals)
+
+
+def _probed(values: Sequence[str], evals: Sequence[str]) -> dict[str, Contrast]:
+    """What one prompt does against another, in the same arm; see `msm_ray.tasks.probes`."""
+    found: dict[str, Contrast] = {}
+    for name in evals:
+        probe, _, prompt = name.rpartition(":")
+        if not probe.startswith("probe:"):
+            continue
+        if prompt == "spec" and f"{probe}:bare" in evals:
+            found[f"ceiling:{probe}"] = (name, "base", "base", f"{probe}:bare")
+        if prompt == "swapped" and f"{probe}:named" in evals:
+            own, about = f"{probe}:named", probe.split(":")[1]
+            found[f"name_swapped:{probe}"] = (name, "base", "base", own)
+            if about in values:
+                arm = f"msm:{about}+aft"
+                found[f"{about}_name_swapped:{probe}"] = (name, arm, arm, own)
     return found
 
 

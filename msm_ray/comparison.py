@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msm_ray.artifact import Record, Store
-from msm_ray.cells import Cell, ItemValues, arm_facts, missing, problems
+from msm_ray.cells import Cell, ItemValues, Training, arm_facts, expected, missing, problems
 from msm_ray.effects import effects
 from msm_ray.mixes import ArmTraining
 from msm_ray.stage import Stage
@@ -32,13 +32,30 @@ class Comparison:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """Its arms, controls first."""
-        return tuple(dict.fromkeys(cell.arm for cell in self.cells))
+        """Its arms, controls first: no training, AFT only, MSM only, MSM then AFT."""
+        named = dict.fromkeys(cell.arm for cell in self.cells)
+        return tuple(sorted(named, key=lambda arm: (arm != "base", arm != "aft", "+" in arm)))
 
     @property
     def evals(self) -> tuple[str, ...]:
         """Every evaluation that some arm is given."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.evals))
+
+    def found(self, records: Mapping[str, Record], items: ItemValues) -> dict[str, Any]:
+        """The report's parts about its cells: which are there, arms and effects with intervals."""
+        lacking, wanted = missing(self.cells, records), expected(self.cells)
+        trained: dict[str, list[Training]] = {arm: [] for arm in self.arms}
+        for arm, base, seed, kind, stage in self.trainings:
+            trained.setdefault(arm, []).append((base, seed, kind, stage))
+        return {
+            "complete": not lacking,
+            "problems": list(dict.fromkeys(problems(self.cells, records))),
+            "cells": {"expected": wanted, "present": wanted - len(lacking), "missing": lacking},
+            "arms": {
+                arm: arm_facts(self.cells, records, items, arm, own) for arm, own in trained.items()
+            },
+            "effects": effects(self.cells, records, items, self.compared),
+        }
 
     def part(
         self,

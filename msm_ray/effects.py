@@ -1,4 +1,4 @@
-"""Effects between the arms of a comparison: paired differences with intervals."""
+"""Effects in a comparison, between arms or between evaluations: paired differences, intervals."""
 
 from __future__ import annotations
 
@@ -12,48 +12,70 @@ from msm_ray.cells import Cell, ItemValues, interval_facts, measured, options_of
 from msm_ray.evaluate.crossed import Cells
 from msm_ray.evaluate.statistics import paired_effect
 
+# What is compared: (evaluation, arm, arm that is subtracted), and the latter's evaluation where it
+# is another one. Their items are paired by their ids.
+Contrast = tuple[str, str, str] | tuple[str, str, str, str]
+
 
 def effects(
     cells: Sequence[Cell],
     records: Mapping[str, Record],
     items: ItemValues,
-    compared: Mapping[str, tuple[str, str, str]],
+    compared: Mapping[str, Contrast],
 ) -> dict[str, Any]:
-    """The report's effects, over the seeds and items that both arms have.
+    """The report's effects, over the seeds and items that both sides have.
 
     Args:
-        compared: name -> (evaluation, arm, arm that is subtracted).
+        compared: by the effects' names.
     """
     found: dict[str, Any] = {}
-    for name, (metric, arm_a, arm_b) in compared.items():
+    for name, (metric, arm_a, arm_b, *other) in compared.items():
+        metric_b = other[0] if other else metric
         a = measured(cells, records, items, arm_a, metric)
-        b = measured(cells, records, items, arm_b, metric)
+        b = measured(cells, records, items, arm_b, metric_b)
         if a.items is None or b.items is None:
             a, b = (dataclasses.replace(side, items=None) for side in (a, b))
         pairs = [
             (x, s)
-            for x in a.runs
-            for s in a.runs[x]
-            if s in b.runs.get(x, {}) and _comparable(a.runs[x][s], b.runs[x][s])
+            for x, s in _distinct(cells, (arm_a, metric), (arm_b, metric_b))
+            if s in a.runs.get(x, {})
+            and s in b.runs.get(x, {})
+            and _comparable(a.runs[x][s], b.runs[x][s])
         ]
         if not pairs:
             continue
         left, right = _only(a.runs, pairs), _only(b.runs, pairs)
         options = options_of(a, b)
         interval = paired_effect(left, right, **options)
-        rates = [_rates(cells, records, arm, metric) for arm in (arm_a, arm_b)]
+        rates = [_rates(cells, records, *side) for side in ((arm_a, metric), (arm_b, metric_b))]
         found[name] = {
             "value": interval.value,
             **interval_facts(interval),
             **over_bases(paired_effect, left, right, **options),
             "verdict": interval.verdict,
             "n_unpaired": interval.n_unpaired,
-            "label": f"{arm_a} - {arm_b}, {metric}",
+            "label": f"{arm_a} - {arm_b}, {' - '.join([metric, *other])}",
             "per_seed": [
                 {"base": x, "seed": s, "value": rates[0][x, s] - rates[1][x, s]} for x, s in pairs
             ],
         }
     return found
+
+
+def _distinct(
+    cells: Sequence[Cell], a: tuple[str, str], b: tuple[str, str]
+) -> list[tuple[str, int]]:
+    """Runs (base, seed) of two sides (arm, evaluation); of those that are one and the same, one.
+
+    Seeds share a model that was not trained: compared with itself it says nothing of other seeds.
+    """
+    stages = [
+        {(c.base, c.seed): c.stage.id for c in cells if c.arm == arm and name in c.evals}
+        for arm, name in (a, b)
+    ]
+    both = [run for run in stages[0] if run in stages[1]]
+    once = {(stages[0][run], stages[1][run]): run for run in reversed(both)}
+    return [run for run in both if run in once.values()]
 
 
 def _comparable(a: Any, b: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
 from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.segment import check_budgets
 from msm_ray.world.lexicon import VALUES
 from msm_ray.world.plan import CONTENTS
 
@@ -89,6 +90,14 @@ class Midtrain:
     documents come in the order of their plan, mixed with the others in proportion, and what is read
     at a step depends on nothing that is written later: such a training can start while its corpus
     is still being written (``Compute.overlap``).
+
+    ``budgets``: tokens in ascending order, ``tokens`` one of them. Experiments that differ in
+    ``tokens`` alone then share the mixture of the largest and a trunk at the full rate, and each is
+    a short branch of it, in which the rate decays (``train.schedule`` "wsd"): together they cost
+    the largest budget and the decays (``train.decay_fraction``). A budget reads the first blocks of
+    the mixture, counted as full ones; its result is, to the bit, that of a training of its own over
+    them. The warm-up is ``train.warmup_fraction`` of the smallest budget's steps. (): a training
+    of its own, with a mixture of its own.
     """
 
     tokens: int
@@ -97,6 +106,12 @@ class Midtrain:
     max_repeats: float
     train: TrainConfig
     order: Literal["shuffled", "windowed"] = "shuffled"
+    budgets: tuple[int, ...] = ()
+
+    @property
+    def mixture_tokens(self) -> int:
+        """The budget of the mixture that is read, or of which the beginning is."""
+        return max(self.budgets, default=self.tokens)
 
     def __post_init__(self) -> None:
         _at_least("tokens", self.tokens, 1)
@@ -114,6 +129,7 @@ class Midtrain:
                 f"train.epochs is {self.train.epochs}; a midtraining reads its mixture once: ask "
                 "for more tokens, and max_repeats says how often a spec document may come"
             )
+        check_budgets(self.tokens, self.budgets, self.train, "midtrain.")
 
 
 @dataclass(frozen=True)
@@ -280,12 +296,10 @@ class Experiment:
 
     def comparison(self) -> Comparison:
         """What it compares, as a search sees it."""
-        from msm_ray.assemble import effect_arms
-        from msm_ray.comparison import Comparison
+        from msm_ray.assemble import comparison
         from msm_ray.graph import build
 
-        graph = build(self)
-        return Comparison(graph.stages, graph.cells, graph.trainings, effect_arms(self))
+        return comparison(self, build(self))
 
     def report(
         self, store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]

@@ -9,6 +9,9 @@ arms.
     spec -> plan -> documents -> blocks -> midtrain --> evaluate    arm "msm:VALUE"
                                              |
                                              +--> aft -> evaluate   arm "msm:VALUE+aft"
+
+With ``midtrain.budgets`` the budgets share their blocks and a trunk, and each midtraining is a
+branch of it: blocks -> trunk -> trunk -> ..., and from each trunk a midtrain.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ from typing import Any
 
 from msm_ray.cells import Cell
 from msm_ray.errors import UserError
+from msm_ray.evaluate.engine_settings import START_SECONDS
 from msm_ray.experiment import BaseModel, Compute, Experiment, SpecArm
 from msm_ray.identity import folder_sha256
 from msm_ray.limits import check_limits
 from msm_ray.spec import read_spec
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig
-from msm_ray.trainings import blocks_stage, train_stage
+from msm_ray.trainings import blocks_stage, budget_stage, train_stage
 from msm_ray.world.lexicon import ASSISTANT
 from msm_ray.world.plan import check_spec
 
@@ -202,7 +206,7 @@ def midtrain(
     for name, share in shares.items():
         if share == 0:
             continue
-        need = math.ceil(mid.tokens * share)
+        need = math.ceil(mid.mixture_tokens * share)
         source = corpus if name == "spec" else filler(exp, base, name, need, seed)
         inputs[name] = source
         components.append(
@@ -218,13 +222,26 @@ def midtrain(
     blocks = blocks_stage(
         inputs,
         components,
-        tokens=mid.tokens,
+        tokens=mid.mixture_tokens,
         block_tokens=BLOCK_TOKENS,
         seed=seed,
         label=label,
         window_blocks=WINDOW_BLOCKS if mid.order == "windowed" else 0,
         follow=("spec",) if exp.midtrain_compute.overlap and mid.spec_share else (),
     )
+    if mid.budgets:
+        return budget_stage(
+            {"model": model, "blocks": blocks},
+            mid.train,
+            _runtime(exp.midtrain_compute),
+            seed,
+            label,
+            tokens=mid.tokens,
+            budgets=mid.budgets,
+            block_tokens=BLOCK_TOKENS,
+            estimate=lambda tokens: _cost(tokens, mid.train),
+            follow=exp.midtrain_compute.overlap,
+        )
     return _train(
         "midtrain", model, blocks, mid.train, exp.midtrain_compute, seed, mid.tokens, label
     )
@@ -305,16 +322,25 @@ def _train(
         kind,
         {"model": start, "blocks": blocks},
         config,
-        {**dataclasses.asdict(compute), "num_workers": compute.workers},
+        _runtime(compute),
         seed,
         label,
-        {
-            "seconds": 1.5 + tokens / 12_000,
-            "tokens": tokens,
-            "steps": math.ceil(tokens / (config.batch_blocks * BLOCK_TOKENS)),
-        },
+        _cost(tokens, config),
         follow=compute.overlap,
     )
+
+
+def _runtime(compute: Compute) -> dict[str, Any]:
+    return {**dataclasses.asdict(compute), "num_workers": compute.workers}
+
+
+def _cost(tokens: int, config: TrainConfig) -> dict[str, float]:
+    """What training on so many tokens is estimated to take."""
+    return {
+        "seconds": 1.5 + tokens / 12_000,
+        "tokens": tokens,
+        "steps": math.ceil(tokens / (config.batch_blocks * BLOCK_TOKENS)),
+    }
 
 
 def eval_items(exp: Experiment, base: BaseModel) -> Stage:
@@ -349,5 +375,5 @@ def evaluate(exp: Experiment, model: Stage, items: Stage, label: str) -> Stage:
         inputs={"model": model, "items": items},
         run="msm_ray.evaluate.stages:evaluate",
         label=label,
-        estimate={"seconds": 2.0},
+        estimate={"seconds": 2.0, "start": START_SECONDS},
     )

@@ -71,14 +71,15 @@ def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) 
             f" and the context of {base.name} is {context}: allowed: 1 to {context - longest}"
         )
     allowed = mid.max_repeats * written * corpus.documents
-    need = mid.tokens * mid.spec_share
+    need = mid.mixture_tokens * mid.spec_share
     if need > allowed * (1.0 if counted == corpus.documents else SAMPLE_SLACK):
         least = math.ceil(need / (mid.max_repeats * written))
         raise UserError(
             f"corpus.documents is {corpus.documents}: about {written * corpus.documents:.0f} tokens"
             f" about {arm.name}, which midtrain.max_repeats {mid.max_repeats:g} makes"
-            f" {allowed:.0f}; midtrain.spec_share {mid.spec_share:g} of midtrain.tokens"
-            f" {mid.tokens} needs {need:.0f}: {least} documents at the very least (some are"
+            f" {allowed:.0f}; midtrain.spec_share {mid.spec_share:g} of"
+            f" midtrain.{'budgets' if mid.budgets else 'tokens'} {mid.mixture_tokens} needs"
+            f" {need:.0f}: {least} documents at the very least (some are"
             " rejected), a lower share or more repeats"
         )
 

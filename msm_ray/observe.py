@@ -38,7 +38,8 @@ class Running:
     """A stage under way. ``since`` in monotonic seconds, ``fraction`` 0..1.
 
     ``first`` is when it first said that something is done, and how much: from then on its pace is
-    known. Before it an engine may have started, which says nothing about the rest.
+    known. Before it an engine may have started, which says nothing about the rest; ``start`` is how
+    many seconds that is expected to take.
     """
 
     stage: Stage
@@ -46,6 +47,12 @@ class Running:
     fraction: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
     first: tuple[float, float] | None = None
+    start: float = 0.0
+
+    @property
+    def expected(self) -> float:
+        """Seconds that it is expected to take, an engine's start included."""
+        return estimate(self.stage) + self.start
 
     def seconds_left(self, expected: float, now: float) -> float:
         """By its own pace if it has one, else by the ``expected`` seconds it takes in all."""
@@ -72,6 +79,7 @@ class RunState:
     widest: int = 1  # most stages that hold a CPU seen running at once
     made_ids: set[str] = field(default_factory=set)  # what this run committed
     lost: set[str] = field(default_factory=set)  # what this run cannot make any more
+    warm: bool = False  # a stage that waits for an engine's start has ended: its engine is there
 
     @property
     def done(self) -> int:
@@ -84,16 +92,25 @@ class RunState:
             return None
         running = self.running.copy()  # a display reads while threads write
         ratios = self._ratios(running.values(), now)
-        work, longest = 0.0, 0.0
+        work, longest, ahead = 0.0, 0.0, 0.0
+        starts = any(row.start for row in running.values())
         for id, stage in list(self.missing.items()):
             if id in self.lost:
                 continue
-            seconds = estimate(stage) * ratios.get(stage.kind, 1.0)
+            ratio = ratios.get(stage.kind, 1.0)
             if id in running:
-                seconds = running[id].seconds_left(seconds, now)
+                seconds = running[id].seconds_left(running[id].expected * ratio, now)
                 longest = max(longest, seconds)
+            else:
+                seconds = estimate(stage) * ratio
+                if not starts:  # nobody waits for an engine yet: whoever is first will
+                    ahead = max(ahead, self.start_of(stage))
             work += seconds
-        return max(work / self._width(running.values(), now), longest)
+        return max(work / self._width(running.values(), now), longest) + ahead
+
+    def start_of(self, stage: Stage) -> float:
+        """Seconds that the stage would wait for an engine's start, if it were started now."""
+        return 0.0 if self.warm else float(stage.estimate.get("start", 0.0))
 
     def share(self, row: Running, now: float) -> tuple[float, bool]:
         """How much of a running stage is done, 0..1, and whether it said so itself.
@@ -101,7 +118,7 @@ class RunState:
         One that starts an engine says nothing for most of its time: then by the time it is
         expected to take.
         """
-        expected = estimate(row.stage) * self._ratios([row], now).get(row.stage.kind, 1.0)
+        expected = row.expected * self._ratios([row], now).get(row.stage.kind, 1.0)
         elapsed = now - row.since
         by_time = elapsed / max(elapsed + row.seconds_left(expected, now), 1e-9)
         return (row.fraction, True) if row.fraction >= by_time else (by_time, False)
@@ -112,7 +129,7 @@ class RunState:
         """
         seen = {kind: list(ratios) for kind, ratios in self.ratios.copy().items()}
         for row in running:  # one that is overdue tells as much as one that ended late
-            if (ratio := (now - row.since) / estimate(row.stage)) > 1:
+            if (ratio := (now - row.since) / row.expected) > 1:
                 seen.setdefault(row.stage.kind, []).append(ratio)
         return {kind: statistics.median([*PRIOR, *ratios]) for kind, ratios in seen.items()}
 
@@ -217,7 +234,8 @@ class Observer:
         """A stage was launched."""
         with self._lock:
             self.state.missing.setdefault(stage.id, stage)
-            self.state.running[stage.id] = Running(stage, time.monotonic())
+            row = Running(stage, time.monotonic(), start=self.state.start_of(stage))
+            self.state.running[stage.id] = row
             holding = sum(r.stage.runtime.get("cpus", 1) > 0 for r in self.state.running.values())
             self.state.widest = max(self.state.widest, holding)
             self._emit("started", stage)
@@ -245,7 +263,8 @@ class Observer:
             if running is not None:
                 seconds = time.monotonic() - running.since
                 state.taken += seconds
-                state.ratios.setdefault(stage.kind, []).append(seconds / estimate(stage))
+                state.ratios.setdefault(stage.kind, []).append(seconds / running.expected)
+                state.warm = state.warm or "start" in stage.estimate
             self._emit("finished", stage, seconds=record.seconds, bytes=record.bytes)
 
     def found(self, stage: Stage, record: Record) -> None:
@@ -335,8 +354,9 @@ def cost_summary(records: Iterable[tuple[Record, bool]]) -> dict[str, Any]:
     Returns:
         ``{seconds_by_kind, stages_run, stages_cached, tokens_trained, tokens_generated, calls,
         money, this_run: {seconds_by_kind, tokens_trained, ...}}``. Seconds are those in which a
-        stage was made; stages side by side count each. Tokens trained are the ``tokens`` of stages
-        that report ``steps``; the others are summed from facts of the same name. Money is in US
+        stage was made; stages side by side count each. Tokens trained are those of stages that
+        report ``steps``: their ``tokens_new``, where they go on from others, else their ``tokens``;
+        the others are summed from facts of the same name. Money is in US
         dollars and 0 where nothing was bought.
     """
     pairs = list(records)
@@ -353,7 +373,9 @@ def _costs(records: Sequence[Record]) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for record in records:
         seconds[record.kind] = seconds.get(record.kind, 0.0) + record.seconds
-    trained = (r.facts.get("tokens", 0) for r in records if "steps" in r.facts)
+    trained = (
+        r.facts.get("tokens_new", r.facts.get("tokens", 0)) for r in records if "steps" in r.facts
+    )
     return {
         "seconds_by_kind": {kind: round(total, 3) for kind, total in sorted(seconds.items())},
         "tokens_trained": sum(trained),

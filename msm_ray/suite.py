@@ -13,14 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from msm_ray.assemble import assemble, closer, corpus_facts, effect_arms, fingerprint, specs_facts
-from msm_ray.cells import Cell
+from msm_ray.assemble import (
+    closer,
+    comparison,
+    corpus_facts,
+    effect_arms,
+    fingerprint,
+    specs_facts,
+)
+from msm_ray.cells import Cell, ItemValues
 from msm_ray.errors import UserError
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.identity import digest
 from msm_ray.mixes import ArmTraining
 from msm_ray.observe import cost_summary
+from msm_ray.provenance import artifacts
 from msm_ray.stage import Stage, topological
 
 if TYPE_CHECKING:
@@ -57,11 +65,9 @@ class Suite:
                 f"curve.x has values for {', '.join(self.curve.x)}; it needs one for each member:"
                 f" {', '.join(self.members)}"
             )
-
-        for name, member in self.members.items():
-            known = effect_arms(member)
-            for effect in self.curve.effects if self.curve else ():
-                if effect not in known:
+        for effect in self.curve.effects if self.curve else ():
+            for name, member in self.members.items():
+                if effect not in (known := effect_arms(member)):
                     raise UserError(
                         f"curve.effects: {effect!r} is no effect of members.{name}; allowed:"
                         f" {', '.join(known)}"
@@ -106,8 +112,9 @@ class Suite:
         run: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The members' reports as one; arguments as for :func:`msm_ray.assemble.assemble`."""
+        items = ItemValues(store)  # members share their controls' items
         parts = {
-            name: assemble(self.members[name], graph, store, records, made, run)
+            name: comparison(self.members[name], graph).found(records, items)
             for name, graph in graphs.items()
         }
         names = _arm_names(graphs)
@@ -133,14 +140,13 @@ class Suite:
             }
         stages = topological([s for graph in graphs.values() for s in graph.stages])
         used = [s for s in stages if s.id in records]
-        first = next(iter(parts.values()))
         lacking = [key for key, there in declared.items() if not there]
         writer = next(iter(self.members.values())).corpus.writer
         whole = {
             "name": self.name,
             "title": self.title,
             "fingerprint": digest([fingerprint(graph) for graph in graphs.values()])[:16],
-            "wall_seconds": first["wall_seconds"],
+            "wall_seconds": round(run["wall_seconds"], 2),
             "complete": not lacking,
             "problems": list(dict.fromkeys(p for part in parts.values() for p in part["problems"])),
             "cells": {
@@ -157,13 +163,10 @@ class Suite:
             "corpus": corpus_facts(writer, _corpora(graphs), store, records),
             "cost": cost_summary([(records[s.id], s.id not in made) for s in used]),
             "provenance": {
-                **first["provenance"],
+                **{name: run[name] for name in ("versions", "machine", "started", "finished")},
                 "settings": {"members": settings},
                 "specs": specs_facts(used, records),
-                "artifacts": [
-                    {"id": s.id, "kind": s.kind, "label": s.label, "cached": s.id not in made}
-                    for s in used
-                ],
+                "artifacts": artifacts(used, made),
             },
         }
         return closer(whole, *_called(graphs, names), store, records)

@@ -1,12 +1,14 @@
-"""The two stages that every training is made of, whatever it is trained on: blocks and a model."""
+"""The stages that every training is made of, whatever it is trained on: blocks, and a model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from msm_ray.stage import Stage
 from msm_ray.train.config import TrainConfig
+from msm_ray.train.segment import Segment, plan_budgets, trunk_config
 
 # That Ray reserves for a stage, or a worker of one, that follows what another is making; its CPUs
 # are counted by `run_dag`. Were they held in Ray, the stage that it waits for would wait for it:
@@ -63,11 +65,12 @@ def train_stage(
     label: str,
     estimate: Mapping[str, float],
     follow: bool = False,
+    segment: Segment | None = None,
 ) -> Stage:
-    """A training, "midtrain" or "aft"; ``inputs`` as in :func:`msm_ray.train.stages.train`.
+    """A training, "midtrain", "aft" or "trunk"; ``inputs`` as in :mod:`msm_ray.train.stages`.
 
     ``runtime``: the fields of `TrainRuntime`. ``follow``: whether it reads its blocks while they
-    are still being made.
+    are still being made. ``segment``: of a trunk or a branch, the part that it trains.
     """
     workers, threads = runtime["num_workers"], runtime["threads"]
     alone = workers == 1  # else Ray Train's own actors hold CPUs and GPUs, not the stage's task
@@ -75,9 +78,13 @@ def train_stage(
         kind=kind,
         version="1",
         # The run's seed and the recipe's own add up: both change the order of the data.
-        config={**config.to_dict(), "seed": config.seed + seed},
+        config={
+            **config.to_dict(),
+            "seed": config.seed + seed,
+            **({"segment": asdict(segment)} if segment else {}),
+        },
         inputs=dict(inputs),
-        run="msm_ray.train.stages:train",
+        run=f"msm_ray.train.stages:{'train_trunk' if kind == 'trunk' else 'train'}",
         label=label,
         runtime={
             **runtime,
@@ -89,3 +96,56 @@ def train_stage(
         estimate=dict(estimate),
         streams=frozenset({"blocks"} if follow else ()),
     )
+
+
+def budget_stage(
+    inputs: Mapping[str, Stage],
+    config: TrainConfig,
+    runtime: Mapping[str, Any],
+    seed: int,
+    label: str,
+    *,
+    tokens: int,
+    budgets: Sequence[int],
+    block_tokens: int,
+    estimate: Callable[[int], Mapping[str, float]],
+    follow: bool = False,
+) -> Stage:
+    """The midtraining of one of several budgets, as a branch of the trunk that they share.
+
+    Args:
+        inputs: ``model`` and ``blocks``, which are those of the largest budget, and perhaps
+            ``base``; the trunk is added.
+        config: a "wsd" training of one epoch.
+        tokens: the budget, one of ``budgets``.
+        budgets: in ascending order (`msm_ray.train.segment.check_budgets`).
+        block_tokens: tokens of a block.
+        estimate: what so many tokens cost, with their "tokens" and "steps"; a stage's estimate is
+            of what it trains itself, and ``path_steps`` are those that its weights have seen.
+
+    Raises:
+        UserError: budgets that are too close (`plan_budgets`).
+    """
+    width = config.batch_blocks * block_tokens
+
+    def made(kind: str, part: Segment, trunk: Stage | None) -> Stage:
+        path = part.steps(config.batch_blocks)
+        own = min(part.blocks * block_tokens, tokens) - part.start * width
+        return train_stage(
+            kind,
+            {**inputs, **({"trunk": trunk} if trunk else {})},
+            trunk_config(config) if kind == "trunk" else config,
+            runtime,
+            seed,
+            label if kind == "midtrain" else f"{label} to step {path}",
+            {**estimate(own), "steps": path - part.start, "path_steps": path},
+            follow=follow,
+            segment=part,
+        )
+
+    trunk: Stage | None = None
+    for budget in plan_budgets(budgets, block_tokens, config):
+        trunk = made("trunk", budget.trunk, trunk)
+        if budget.tokens == tokens:
+            return made("midtrain", budget.branch, trunk)
+    raise AssertionError(f"{tokens} is none of {budgets}")

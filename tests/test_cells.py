@@ -137,3 +137,74 @@ def test_what_two_arms_cannot_be_compared_by_is_no_error() -> None:
     records[b.stage.id] = record(b, {"open_qa": {**facts[1], "rate": 5.0}})
     found = effects([a, b], records, items, compared)["price"]
     assert (found["value"], found["over"], found["verdict"]) == (-2.0, [], "none shown")
+
+
+def probed(prompt: str, values: Sequence[float]) -> list[dict[str, Any]]:
+    """Both orders of each item have its value."""
+    return [
+        {
+            "id": f"{i}/{order}",
+            "eval": f"probe:x:{prompt}",
+            "domain": "d",
+            "pair": str(i),
+            "value": value,
+            "weight": 1.0,
+        }
+        for i, value in enumerate(values)
+        for order in (0, 1)
+    ]
+
+
+def test_one_prompt_against_another_is_paired_by_item() -> None:
+    bare, spec = "probe:x:bare", "probe:x:spec"
+    before, after = [0.0, 0.0, 1.0, 0.0] * 20, [1.0, 0.0, 1.0, 1.0] * 20
+    one = cell("base", 0, bare, spec)
+    # The model was not trained: both seeds share what it was asked.
+    cells = [one, Cell("base", "base-0", 1, one.stage, one.evals)]
+    items = Rows({one.stage.id: [*probed("bare", before), *probed("spec", after)]})
+    entry = {"n": 160, "by_domain": {}}
+    facts = {bare: {"rate": 0.25, **entry}, spec: {"rate": 0.75, **entry}}
+    records = {one.stage.id: record(one, facts)}
+    found = effects(cells, records, items, {"ceiling": (spec, "base", "base", bare)})["ceiling"]
+    assert found["value"] == pytest.approx(0.5)
+    assert found["per_seed"] == [{"base": "base-0", "seed": 0, "value": 0.5}]
+    assert (found["verdict"], found["over"], found["n_unpaired"]) == ("difference", ["items"], 0)
+    assert found["label"] == "base - base, probe:x:spec - probe:x:bare"
+    low, high = found["ci95"]
+    # Half of 80 items go up by one: a standard error of 0.056, a little more with pseudo-items.
+    assert (low, high) == pytest.approx((0.39, 0.61), abs=0.015)
+    # The same rates, of items that never have anything to do with each other: nothing to pair.
+    apart = [{**row, "pair": f"other-{row['pair']}"} for row in probed("spec", after)]
+    items = Rows({one.stage.id: [*probed("bare", before), *apart]})
+    assert effects(cells, records, items, {"ceiling": (spec, "base", "base", bare)}) == {}
+    # One side that a checkpoint does not have.
+    del records[one.stage.id].facts["evals"][bare]
+    assert effects(cells, records, items, {"ceiling": (spec, "base", "base", bare)}) == {}
+
+
+def test_rates_by_order_are_of_all_runs_together() -> None:
+    cells = [cell("aft", seed, "pairs") for seed in (0, 1)]
+    orders = [((0.5, 4), (0.25, 4)), ((1.0, 4), (0.25, 12))]
+    records = {
+        c.stage.id: record(
+            c,
+            {
+                "pairs": {
+                    "rate": 0.5,
+                    "n": a[1] + b[1],
+                    "by_domain": {},
+                    "by_order": {
+                        str(place): {"rate": rate, "n": n} for place, (rate, n) in enumerate((a, b))
+                    },
+                    "first_listed": {"rate": a[0], "n": 4},
+                }
+            },
+        )
+        for c, (a, b) in zip(cells, orders, strict=True)
+    }
+    found = arm_facts(cells, records, Rows({}), "aft", [])["evals"]["pairs"]
+    assert found["by_order"] == {"0": {"rate": 0.75, "n": 8}, "1": {"rate": 0.25, "n": 16}}
+    assert found["first_listed"] == {"rate": 0.75, "n": 8}
+    for c in cells:  # asked in one order only: there is nothing to tell
+        del records[c.stage.id].facts["evals"]["pairs"]["by_order"]["1"]
+    assert "by_order" not in arm_facts(cells, records, Rows({}), "aft", [])["evals"]["pairs"]

@@ -58,6 +58,20 @@ def test_an_eval_is_compared_where_its_value_should_show() -> None:
     assert {"separation-thrift:pairs:america", "separation-novelty:pairs:america"} <= set(three)
 
 
+def test_prompts_are_compared_within_an_arm() -> None:
+    evals = [f"probe:america:{prompt}" for prompt in ("bare", "named", "swapped", "spec")]
+    found = compared(("america", "thrift"), evals)
+    assert found["ceiling:probe:america"] == (evals[3], "base", "base", evals[0])
+    assert found["name_swapped:probe:america"] == (evals[2], "base", "base", evals[1])
+    after = found["america_name_swapped:probe:america"]
+    assert after == (evals[2], "msm:america+aft", "msm:america+aft", evals[1])
+    # Of another value's items nothing is said after training; of a name of the same kind neither.
+    other = compared(("thrift",), evals)
+    assert "ceiling:probe:america" in other
+    assert "america_name_swapped:probe:america" not in other
+    assert not [name for name in compared(("spec",), ("pairs:spec",)) if "ceiling" in name]
+
+
 class NoItems(ItemValues):
     """Of evaluations that give one number each."""
 

@@ -271,6 +271,30 @@ def test_a_stage_that_says_nothing_is_shown_by_the_time_it_takes() -> None:
     assert stream.getvalue().endswith("train a 75%\n")
 
 
+def test_time_left_does_not_grow_while_an_engine_starts() -> None:
+    observer = Observer(sinks=[])
+    asked = {"seconds": 2.0, "start": 15.0}
+    stages = [Stage("evaluate", "1", {"n": n}, {}, "m:f", str(n), estimate=asked) for n in range(6)]
+    observer.plan(stages, [])
+    state = observer.state
+    assert state.seconds_left(0.0) == 6 * 2 + 15  # whoever is first waits for the engine
+    for each in stages[:3]:
+        observer.started(each)
+        observer.progress(each.id, 0.1, {})  # it has its questions, and no engine yet
+    since = min(row.since for row in state.running.values())
+    left = [state.seconds_left(since + second) or 0.0 for second in range(17)]
+    assert left == sorted(left, reverse=True)
+    assert left[0] == pytest.approx((3 * 17 + 3 * 2) / 3, rel=0.01)
+    row = state.running[stages[0].id]
+    assert state.share(row, row.since + 8.5) == (pytest.approx(0.5), False)
+    # The engine is there: the time that it took says nothing of the others, which have it.
+    row.since -= 17
+    observer.finished(stages[0], record(stages[0]))
+    assert state.ratios["evaluate"] == pytest.approx([1.0], rel=0.01)
+    observer.started(stages[3])
+    assert [running.start for running in state.running.values()] == [15.0, 15.0, 0.0]
+
+
 def test_what_a_failure_makes_impossible_takes_no_time() -> None:
     observer = Observer(sinks=[])
     a, other = stage("a", 10), stage("other", 7)

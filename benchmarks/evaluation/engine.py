@@ -214,10 +214,10 @@ def measure(scratch: Path, each: int, rounds: int) -> dict[str, Any]:
     load, _ = timed(lambda: [rival.load(checkpoint) for checkpoint in checkpoints])
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": 1},
+        "hardware": {"cpu": cpu(), "cores": os.cpu_count(), "threads": 1},
         "load_average": os.getloadavg()[0],
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "settings": asdict(SETTINGS),
         "checkpoints": {"adapters": each, "whole": each},
         "items": dict(Counter(item.eval for item in items)),
@@ -227,14 +227,14 @@ def measure(scratch: Path, each: int, rounds: int) -> dict[str, Any]:
         "seconds_to_warm_two_engines": [round(v, 2) for v in starts],
         "seconds_transformers_loads": round(load, 2),
         "transformers_rows_tried": tried,
-        "ratio_fresh_to_warm": _ratios(seconds["fresh"], seconds["warm"]),
-        "ratio_transformers_to_warm": _ratios(seconds["transformers"], seconds["warm"]),
+        "ratio_fresh_to_warm": ratios(seconds["fresh"], seconds["warm"]),
+        "ratio_transformers_to_warm": ratios(seconds["transformers"], seconds["warm"]),
         "pool_of_the_last_round": counts,
         "agreement": agreement(warm, fresh, plain, items, batch, tokenizer),
     }
 
 
-def _ratios(slow: Sequence[float], fast: Sequence[float]) -> dict[str, Any]:
+def ratios(slow: Sequence[float], fast: Sequence[float]) -> dict[str, Any]:
     each = [round(a / b, 2) for a, b in zip(slow, fast, strict=True)]
     return {"median": statistics.median(each), "each": each}
 
@@ -271,14 +271,14 @@ def agreement(
     }
 
 
-def _cpu() -> str:
+def cpu() -> str:
     names = [
         x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")
     ]
     return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
-def _commit() -> str:
+def commit() -> str:
     words = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,17 @@ import torch
 
 from msm_ray.evaluate.checkpoints import Checkpoint
 from msm_ray.evaluate.requests import Request
+from msm_ray.evaluate.tasks import common_length
+
+
+class RowLimits:
+    """Ends each row of a batch at its own length, as its end token would; for `generate`."""
+
+    def __init__(self, start: int, limits: Sequence[int]) -> None:
+        self.ends = start + torch.tensor(limits)
+
+    def __call__(self, ids: Any, scores: Any, **kwargs: Any) -> Any:
+        return ids.shape[1] >= self.ends
 
 
 class Transformers:
@@ -55,16 +67,49 @@ class Transformers:
         found = table.gather(-1, ids[:, 1:, None])[..., 0].tolist()
         return {i: found[row][r.start - 1 : len(r.prompt) - 1] for row, (i, r) in enumerate(part)}
 
+    @torch.inference_mode()
+    def after_prefix(self, model: Any, requests: Sequence[Request], rows: int) -> list[list[float]]:
+        """Choices ("next") whose prompts begin alike: what they share is computed once, by hand."""
+        shared = common_length([r.prompt for r in requests])
+        prefix = torch.tensor([requests[0].prompt[:shared]])
+        known = model.model(input_ids=prefix, use_cache=True).past_key_values
+        answers: dict[int, list[float]] = {}
+        for part in _parts(requests, "next", rows):
+            tails = [requests[i].prompt[shared:] for i in part]
+            ids, mask = self._padded(tails, left=False)
+            cache = copy.deepcopy(known)
+            cache.batch_repeat_interleave(len(part))
+            hidden = model.model(
+                input_ids=ids,
+                attention_mask=torch.cat(
+                    [torch.ones(len(part), shared, dtype=mask.dtype), mask], 1
+                ),
+                past_key_values=cache,
+                use_cache=True,
+            )[0]
+            last = hidden[torch.arange(len(part)), torch.tensor([len(t) - 1 for t in tails])]
+            table = model.lm_head(last).log_softmax(-1)
+            for row, i in enumerate(part):
+                answers[i] = table[row, list(requests[i].candidates)].tolist()
+        return [answers[i] for i in range(len(requests))]
+
     def _generate(self, model: Any, part: Sequence[tuple[int, Request]]) -> dict[int, list[float]]:
+        from transformers import StoppingCriteriaList
+
         ids, mask = self._padded([r.prompt for _, r in part], left=True)
+        limits = [r.max_tokens for _, r in part]
         made = model.generate(
             input_ids=ids,
             attention_mask=mask,
             do_sample=False,
-            max_new_tokens=part[0][1].max_tokens,
+            max_new_tokens=max(limits),
+            stopping_criteria=StoppingCriteriaList(
+                [RowLimits(ids.shape[1], limits)] if len(set(limits)) > 1 else []
+            ),
             eos_token_id=self.eos,
             pad_token_id=self.pad,
         )[:, ids.shape[1] :].tolist()
+        made = [row[:limit] for row, limit in zip(made, limits, strict=True)]
         ends = [row.index(self.eos) if self.eos in row else len(row) for row in made]
         return {i: made[row][: ends[row]] for row, (i, _) in enumerate(part)}
 

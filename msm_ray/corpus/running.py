@@ -22,6 +22,7 @@ from msm_ray.llm.model import AnyModel
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import cost_summary
 from msm_ray.preview import few_steps, gpu_time, rehearsed
+from msm_ray.provenance import artifacts
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
 from msm_ray.stage import Stage, scan
@@ -232,10 +233,6 @@ class SpecJob:
             "provenance": {
                 **{k: facts[k] for k in ("started", "finished", "versions", "machine")},
                 "settings": dataclasses.asdict(self),
-                "artifacts": [
-                    {"id": s.id, "kind": s.kind, "label": s.label, "cached": s.id not in made}
-                    for s in stages
-                    if s.id in records
-                ],
+                "artifacts": artifacts((s for s in stages if s.id in records), made),
             },
         }

@@ -17,6 +17,7 @@ from msm_ray.llm.ray_pass import LORA_RANKS
 # a nat; what is finer than that only float32 finds.
 ATOL = {"float32": 1e-3, "bfloat16": 0.5}
 PROCESS_BYTES = 2**30  # Python, torch and vLLM without any weights or cache (measured: 0.77)
+START_SECONDS = 15.0  # until a small model's engine answers (measured on two cores: 13)
 BLOCK_TOKENS = 32  # of the prefix cache; multiples of 32 suit the CPU's attention
 WORKER_EXTENSION = "msm_ray.evaluate.worker_extension.WorkerExtension"
 

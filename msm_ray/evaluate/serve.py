@@ -190,9 +190,20 @@ def _together(models: Sequence[Served]) -> Checkpoint:
     assert models, "nothing to serve"
     wholes = {m.checkpoint.architecture: m.checkpoint for m in models}
     if len(wholes) > 1 or (len(models) > 1 and models[0].checkpoint.base is None):
-        paths = ", ".join(model.checkpoint.path for model in models)
-        raise UserError(f"one whole model can be served, or several adapters of one base: {paths}")
+        kinds = ["a whole model" if m.checkpoint.base is None else "an adapter" for m in models]
+        named = ", ".join(f"{m.names[0]} ({k})" for m, k in zip(models, kinds, strict=True))
+        raise UserError(f"one whole model can be served, or several adapters of one base: {named}")
     return models[0].checkpoint.base or models[0].checkpoint
+
+
+def check_length(models: Sequence[Served], length: int) -> None:
+    """UserError unless every model reads ``length`` tokens."""
+    short = min(models, key=lambda model: model.checkpoint.context)
+    if not 1 <= length <= short.checkpoint.context:
+        raise UserError(
+            f"--max-length {length}: {short.names[0]} has a context of {short.checkpoint.context}"
+            f" tokens; allowed: 1 to {short.checkpoint.context}"
+        )
 
 
 def _command(

@@ -15,10 +15,12 @@ from msm_ray.report.names import (
     base_names,
     bounds_of,
     counted_item,
+    effect_words,
     kind_of,
     members,
     parse_label,
     shows,
+    sides,
     split,
 )
 from msm_ray.report.results import both, dots, values
@@ -112,10 +114,10 @@ def _drawn(rows: Sequence[Row], title: str, bases: Sequence[str], left: float = 
 def effect_row(name: str, effect: Mapping[str, Any], bases: Sequence[str]) -> Row:
     """A row of an interval figure, greyed unless a difference is shown."""
     bounds = bounds_of(effect)
-    first, second, metric = parse_label(effect)
+    first, second, shared = sides(effect)
     return Row(
         name,
-        (first, f"− {second}, {metric}") if first else (),
+        (first, f"− {second}, {shared}") if first else (),
         number(effect.get("value")),
         bounds[0] if bounds else None,
         bounds[1] if bounds else None,
@@ -130,17 +132,18 @@ def verdicts(report: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) 
     for name, effect in found.items():
         verdict, value = shows(effect), number(effect.get("value"))
         runs = len(items(effect.get("per_seed")))
-        first, second, metric = parse_label(effect)
-        of = f"{esc(first)} − {esc(second)}<small>{esc(metric)}</small>" if first else ""
-        words = IN_WORDS[verdict]
+        first, second, shared = sides(effect)
+        of = f"{esc(first)} − {esc(second)}<small>{esc(shared)}</small>" if first else ""
+        words, said = IN_WORDS[verdict], effect_words(split(name, report)[0])
         if runs == 1 and verdict in (DIFFERENCE, NONE_SHOWN):
-            words += ", of these two models"  # another training run may say otherwise
+            # Another training run may say otherwise.
+            words += ", of this model" if said else ", of these two models"
         shown = f"<b>{words}</b>" if verdict == DIFFERENCE else f'<span class="none">{words}</span>'
         difference = fixed(value, 3, True) if value is not None else NOT_MEASURED
         bounds = interval(bounds_of(effect), 3, True) + _about(effect)
         rows.append(
             [
-                f"<b>{esc(name)}</b>",
+                f"<b>{esc(name)}</b>{f'<small>{esc(said)}</small>' if said else ''}",
                 (difference, value),
                 bounds,
                 shown,

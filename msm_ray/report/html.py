@@ -21,12 +21,13 @@ from msm_ray.report.mixtures import mixtures
 from msm_ray.report.opening import banner, is_whole
 from msm_ray.report.results import figures, headline
 from msm_ray.report.samples import samples
-from msm_ray.report.search import search
+from msm_ray.report.search import best_trial, search, search_headline
 from msm_ray.report.tables import domain_tables, eval_table, item_tables
 from msm_ray.report.text import esc, items, mapping, plural, word
 
 SECTIONS = (
-    ("search", "Search", search),  # only in the report of a search
+    ("search", "Search", search),  # only in the report of a search, as the next one
+    ("best", "The best trial", best_trial),
     ("effects", "Effects", effects),
     ("curves", "Dose curves", curves),  # only where there are some, as the next but one
     ("evaluations", "Evaluations by arm", eval_table),
@@ -58,7 +59,8 @@ def render_html(report: Mapping[str, Any]) -> str:
         f"{banner(report)}"
         f'<header><p class="kicker">Model spec midtraining · {_run_line(report)}</p>'
         f'<h1>{title}</h1><p class="headline">{_headline(report)}</p></header>'
-        f"{figures(report) if 'effects' not in hidden else ''}<nav>{links}</nav>{sections}"
+        f"{figures(report) if 'best' in hidden and 'effects' not in hidden else ''}"
+        f"<nav>{links}</nav>{sections}"
     )
     return page(title if is_whole(report) else f"Incomplete: {title}", body)
 
@@ -88,13 +90,17 @@ def page(title: str, body: str) -> str:
 def _hidden(report: Mapping[str, Any]) -> set[str]:
     """Sections that a report has nothing for by its kind; what is merely missing is shown so."""
     hidden = {name for name in OPTIONAL if not report.get(name)}
+    hidden |= {"best"} if "search" in hidden else set()
     if mapping(report.get("corpus")).get("hierarchy") or report.get("kind") == "corpus":
-        return hidden | {"search", "effects", "evaluations", "domains", "training"}
+        return hidden | {"search", "best", "effects", "evaluations", "domains", "training"}
     return hidden | {"card"}
 
 
 def _headline(report: Mapping[str, Any]) -> str:
-    return headline(report) if "card" in _hidden(report) else corpus_headline(report)
+    hidden = _hidden(report)
+    if "search" not in hidden:
+        return search_headline(report)
+    return headline(report) if "card" in hidden else corpus_headline(report)
 
 
 def _run_line(report: Mapping[str, Any]) -> str:

@@ -17,6 +17,12 @@ EVALS: Mapping[str, tuple[str, str]] = {
     "facts": ("Facts", "share of fact questions answered correctly"),
     "heldout_loss": ("Held-out loss", "nats per token on held-out text (lower is better)"),
 }
+# Effects between two prompts, by how their names begin.
+PROMPTED: Mapping[str, str] = {
+    "ceiling": "the spec in the prompt against a bare prompt, without training",
+    "name_swapped": "another assistant's name in the prompt against the own, without training",
+    "{}_name_swapped": "another assistant's name in the prompt against the own, after training",
+}
 IN_NATS = frozenset({"heldout_loss"})
 # What an interval says, for effects and differences alike.
 DIFFERENCE, NONE_SHOWN, ONE_RUN, NO_INTERVAL = (
@@ -180,3 +186,21 @@ def parse_label(effect: Mapping[str, Any]) -> tuple[str, str, str]:
     difference, _, metric = word(effect.get("label"), "").rpartition(", ")
     first, _, second = difference.partition(" - ")
     return (first, second, metric) if first and second else ("", "", metric)
+
+
+def effect_words(name: str) -> str:
+    """What an effect between two prompts is, in words; "" for one between arms."""
+    kind, colon, rest = name.partition(":")
+    if colon and kind.endswith("_name_swapped"):
+        kind = "{}_name_swapped"
+    return PROMPTED.get(kind, "") if rest.startswith("probe:") else ""
+
+
+def sides(effect: Mapping[str, Any]) -> tuple[str, str, str]:
+    """An effect's two sides and what both are measured in, each "" where there is none to name.
+
+    Of an arm under two evaluations these are the sides, and the arm is what they share.
+    """
+    first, second, metric = parse_label(effect)
+    one, _, other = metric.partition(" - ")
+    return (one, other, f"arm {first}") if other and first == second else (first, second, metric)

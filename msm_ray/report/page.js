@@ -1,4 +1,5 @@
-// Sorts and filters the page's tables in place. Without it they are plain tables.
+// Sorts and filters the page's tables in place, and copies a text that is there to be used.
+// Without it they are plain tables, and a text.
 "use strict";
 
 (() => {
@@ -100,6 +101,27 @@
     table.closest(".scroll").before(tools);
   };
 
+  // A button that copies a text. Where that is not allowed the text is marked, to be copied by hand.
+  const copier = (block) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "Copy";
+    button.setAttribute("aria-label", `Copy ${block.dataset.copy}`);
+    const mark = () => {
+      getSelection().selectAllChildren(block);
+      button.textContent = "Marked: copy it now";
+    };
+    button.addEventListener("click", () => {
+      if (!navigator.clipboard) return mark();
+      navigator.clipboard.writeText(block.textContent).then(
+        () => { button.textContent = "Copied"; },
+        mark,
+      );
+    });
+    block.previousElementSibling.append(button);
+  };
+
+  for (const block of document.querySelectorAll("pre[data-copy]")) copier(block);
   for (const table of document.querySelectorAll("table[data-sortable]")) {
     headings(table);
     filters(table);

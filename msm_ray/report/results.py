@@ -20,6 +20,7 @@ from msm_ray.report.names import (
     base_names,
     bounds_of,
     counted_item,
+    effect_words,
     eval_names,
     eval_title,
     kind_of,
@@ -94,6 +95,8 @@ def _effect_sentence(
     first, second, metric = parse_label(effect)
     if not first:
         return f"<b>{esc(name)}</b> is <b>{fixed(value)}</b>"
+    if words := effect_words(name):
+        return f"<b>{esc(first)}</b>: {esc(words)} differs by <b>{fixed(value)}</b>"
     rates = [number(result(report, arm, metric).get("rate")) for arm in (first, second)]
     of = [f" ({fixed(r)})" if r is not None else "" for r in rates]
     item = counted_item(report)

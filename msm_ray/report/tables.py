@@ -39,6 +39,8 @@ Cell = tuple[str, float | str | None]  # markup, and what a column is sorted by
 # Of an evaluation, besides its rate: what every report shows in a place of its own.
 KNOWN = frozenset({"rate", "ci95", "n", "per_seed", "by_domain", "by_order", "interval"})
 COUNTS = ("unparsed", "refused", "failed", "judge_failed")  # answers without a value, by why
+STOPPED = "stopped:"  # of a cell whose sampling goes on until enough is known
+PLACES = ("first", "second", "third", "fourth")
 ROWS_PRINTED = 20  # of a table by item, as the style sheet says
 
 
@@ -76,6 +78,7 @@ def eval_table(report: Mapping[str, Any]) -> str:
             "Mean over bases and seeds, its 95 % interval, and n, the number of items"
             f" answered by all the models together. {meanings}. Pairs are asked in both orders."
         )
+        + _orders(report, names)
         + _others(report, names)
     )
 
@@ -97,6 +100,50 @@ def _cell(cell: Mapping[str, Any], digits: int) -> Cell:
     if number(cell.get("n")) is not None:
         parts.append(f"<small>n = {count(cell.get('n'))}</small>")
     return "<br>".join([*parts, *counts]), rate
+
+
+def _orders(report: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Rates by the place at which the option that counts is listed, and what place alone does."""
+    found = {
+        (a, n): cell
+        for n in names
+        for a in _has(report, n)
+        if mapping((cell := result(report, a, n)).get("by_order"))
+    }
+    if not found:
+        return ""
+    most = max(len(mapping(cell["by_order"])) for cell in found.values())
+    places = range(min(most, len(PLACES)))
+    rows: list[list[str | Cell]] = []
+    for (arm, name), cell in found.items():
+        by_order = mapping(cell["by_order"])
+        undecided = mapping(cell.get("undecided"))
+        why = ", ".join(f"{count(n)} {k.replace('_', ' ')}" for k, n in undecided.items())
+        rows.append(
+            [
+                f"<b>{esc(arm)}</b>",
+                f"<code>{esc(name)}</code>",
+                *(_with_n(mapping(by_order.get(str(place)))) for place in places),
+                _with_n(mapping(cell.get("first_listed"))),
+                esc(why),
+            ]
+        )
+    head = ["arm", "evaluation", *(f"rate, listed {PLACES[p]}" for p in places)]
+    head += ["first one is chosen", "undecided"]
+    text = note(
+        "The same questions with the option that counts in each place. <i>First one is chosen</i>:"
+        " how often the option that is listed first is taken, whichever it is, of those decided;"
+        " 0.5 of two options is no bias of position, and both orders together cancel one."
+    )
+    body = sortable("Rates by order", head, rows, "numbers", choose=(1,))
+    return details("Position bias: rates by the order of the options", body + text)
+
+
+def _with_n(cell: Mapping[str, Any]) -> Cell:
+    rate = number(cell.get("rate"))
+    if rate is None:
+        return "", None
+    return f"{fixed(rate)}<small>n = {count(cell.get('n'))}</small>", rate
 
 
 def _others(report: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -144,6 +191,13 @@ def domain_tables(report: Mapping[str, Any]) -> str:
     if not made:
         return "<p>No evaluation was broken down by domain.</p>"
     (heading, main, first), others = made[0], made[1:]
+    if any(STOPPED in body for _, _, body in made):
+        first += note(
+            f"<i>{STOPPED} narrow enough</i>: rollouts of that cell ended when the Wilson interval"
+            " of its rate, of each checkpoint by itself and over its rollouts, was as narrow as the"
+            " rule of the job asks; <i>cap</i>: at the most rollouts that it allows. The interval"
+            " above is over items and seeds, and may be wider."
+        )
     text = note(
         f"<code>{esc(main)}</code> in each domain that neither the documents"
         " nor the fine-tuning ever mentions. Tint grows with the distance from one half: orange"
@@ -187,7 +241,7 @@ def _tinted(cell: Mapping[str, Any], name: str, whole: Mapping[str, Any]) -> Cel
     bounds = interval(bounds_of(own, len(items(whole.get("per_seed")))))
     small = f"<br><small>{bounds}</small>" if bounds else ""
     if stopped := word(cell.get("stopped"), ""):
-        small += f"<br><small>{esc(stopped)}</small>"
+        small += f"<br><small>{STOPPED} {esc(stopped)}</small>"
     hint = f' title="n = {count(cell.get("n"))}"' if number(cell.get("n")) is not None else ""
     tint = ""
     if name not in IN_NATS and 0 <= rate <= 1:

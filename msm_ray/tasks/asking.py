@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from msm_ray import device
 from msm_ray.errors import UserError
 from msm_ray.evaluate.checkpoints import read_checkpoint
-from msm_ray.evaluate.engine_settings import EngineSettings
+from msm_ray.evaluate.engine_settings import START_SECONDS, EngineSettings
 from msm_ray.evaluate.leasing import Answers, answer
 from msm_ray.evaluate.pool import MAX_ENGINES
 from msm_ray.evaluate.requests import Request
@@ -58,6 +58,7 @@ class Size:
         load = 0.0 if "base" in inputs else weights / device.STORE_BYTES
         return {
             "seconds": LEAST_SECONDS + load + read + wrote,
+            "start": START_SECONDS,  # of whoever comes first
             "calls": self.calls,
             "tokens": round(self.tokens),
             "prompt_tokens": round(self.prompt_tokens),

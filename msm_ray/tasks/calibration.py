@@ -138,12 +138,6 @@ def ask_calibration(subject: Subject, items: Sequence[Row], config: Mapping[str,
 # ---- measures -------------------------------------------------------------------------------
 
 
-def brier(p: Sequence[float], right: Sequence[bool]) -> float:
-    """Mean squared distance of probabilities from what came true (Brier 1950)."""
-    _check(p, right)
-    return sum((x - y) ** 2 for x, y in zip(p, right, strict=True)) / len(p)
-
-
 def reliability(
     p: Sequence[float], right: Sequence[bool], bins: int = BINS
 ) -> list[dict[str, Any]]:

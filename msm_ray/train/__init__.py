@@ -7,6 +7,8 @@ From the outside in:
     worker.py                 Ray Train: in this process, or a group of workers
     start.py                  what it starts from; model.py: Hugging Face folders; lora.py:
                               adapters; weights.py: weights read in parts
+    leave.py                  what it leaves: a folder, facts, or a trunk's state
+    segment.py                parts of a training: a trunk, and a branch for each budget
     loop.py                   the steps; schedule.py: the learning rate; history.py: what was done
     backends/                 how a step is computed: single, fsdp2, deepspeed
     objective.py              what a step minimises; cross_entropy.py: without logits in memory

@@ -4,6 +4,9 @@ A checkpoint is a folder ``step-00000120`` with what the backend wrote (weights 
 and their optimizer), the random state of every rank, and ``record.json``: step, data cursor, the
 run's identity, its history so far, and name, size and sha256 of every file. The record is written
 last, and the folder gets its name after that: one without either is no checkpoint.
+
+A trunk (`msm_ray.train.segment`) leaves its last state in the same form, for the runs that go on
+from it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ from msm_ray.manifest import file_sha256
 from msm_ray.train.backends.base import Backend
 from msm_ray.train.history import History
 from msm_ray.train.ranks import Ranks
+from msm_ray.train.segment import DECAY_FIELDS
 
 RECORD_FILE = "record.json"
 Event = Callable[..., None]  # event(name, **values): something for the run's metrics
@@ -56,6 +60,8 @@ class Checkpoints:
         plan: when to write one.
         ranks: all of them construct and call this in step.
         event: told on rank 0 of what was written, used or found damaged.
+        trunk: the folder in which a trunk left its state (`write`): what a run without a checkpoint
+            of its own starts from.
     """
 
     def __init__(
@@ -65,8 +71,10 @@ class Checkpoints:
         plan: Plan,
         ranks: Ranks,
         event: Event | None = None,
+        trunk: Path | None = None,
     ) -> None:
         self.folder = folder
+        self.trunk = trunk
         self.identity = json.loads(json.dumps(dict(identity)))
         self.plan = plan
         self.ranks = ranks
@@ -82,9 +90,10 @@ class Checkpoints:
     # ---- going on ------------------------------------------------------------------------------
 
     def resume(self, backend: Backend) -> History:
-        """Load the newest checkpoint that is whole; the history up to it, or an empty one.
+        """Load the newest checkpoint that is whole, else the trunk; the history up to it, or none.
 
-        Damaged ones are set aside. ``UserError`` where the newest whole one is of another run.
+        Damaged checkpoints are set aside. ``UserError`` where the newest whole one is of another
+        run, or the trunk is damaged or not of this one.
         """
         chosen = self._choose(backend) if self.ranks.first else ("", "")
         name, problem = self.ranks.from_first(chosen)
@@ -92,15 +101,38 @@ class Checkpoints:
             raise UserError(problem)
         history = History()
         if name:
-            folder = self.folder / name
-            record = read_record(folder)
-            backend.load_state(folder)
-            _set_random_state(folder, self.ranks.rank)
-            history = History(**record["history"])
-            self._event("resumed", step=history.steps, world_size_before=record["world_size"])
+            history = self._load(backend, self.folder / name, "resumed")
+        elif self.trunk is not None:
+            history = self._load(backend, self._trunk_state(backend, self.trunk), "branched")
+            history.go_on()
         self._first_step = self._look = history.steps
         self._started = self._last = time.monotonic()
         return history
+
+    def _load(self, backend: Backend, folder: Path, event: str) -> History:
+        record = read_record(folder)
+        backend.load_state(folder)
+        _set_random_state(folder, self.ranks.rank)
+        history = History(**record["history"])
+        self._event(event, step=history.steps, world_size_before=record["world_size"])
+        return history
+
+    def _trunk_state(self, backend: Backend, trunk: Path) -> Path:
+        """The trunk's checkpoint, looked at by rank 0; ``UserError`` on all ranks if it is none."""
+        name, problem = "", f"training: {trunk} has no state of a trunk"
+        if self.ranks.first and (found := committed(trunk)):
+            folder = found[0]
+            name = folder.name
+            try:
+                record = read_record(folder)
+                check_files(folder, record)
+                problem = self._against(folder, record, backend, DECAY_FIELDS)
+            except DamagedCheckpoint as damage:
+                problem = f"training: the state of the trunk {folder} is damaged: {damage}"
+        name, problem = self.ranks.from_first((name, problem))
+        if problem:
+            raise UserError(problem)
+        return trunk / name
 
     def _choose(self, backend: Backend) -> tuple[str, str]:
         """Rank 0: name of the checkpoint to load ("" for none), and what speaks against it."""
@@ -119,14 +151,28 @@ class Checkpoints:
             return folder.name, self._against(folder, record, backend)
         return "", ""
 
-    def _against(self, folder: Path, record: Mapping[str, Any], backend: Backend) -> str:
-        theirs = record["identity"]
+    def _against(
+        self,
+        folder: Path,
+        record: Mapping[str, Any],
+        backend: Backend,
+        decay: Collection[str] = (),
+    ) -> str:
+        """What speaks against ``record``, "" if nothing. ``decay``: of a trunk, which fields of the
+        config may be others; its segment is another.
+        """
+
+        def compared(identity: Mapping[str, Any]) -> dict[str, Any]:
+            if not decay:
+                return dict(identity)
+            config = {k: v for k, v in identity["config"].items() if k not in decay}
+            return {k: v for k, v in identity.items() if k != "segment"} | {"config": config}
+
+        theirs, mine = compared(record["identity"]), compared(self.identity)
         other = sorted(
-            name
-            for name in set(theirs) | set(self.identity)
-            if theirs.get(name) != self.identity.get(name)
+            name for name in set(theirs) | set(mine) if theirs.get(name) != mine.get(name)
         )
-        remedy = f"remove {self.folder} to start anew"
+        remedy = "make the trunk anew" if decay else f"remove {self.folder} to start anew"
         if other:
             return f"training: {folder} is of another run (differs in {', '.join(other)}); {remedy}"
         if record["format"] != backend.state_format:
@@ -153,6 +199,16 @@ class Checkpoints:
         if self._due(history.steps):
             self._finish()
             self._begin(backend, history, blocks)
+
+    def write(self, backend: Backend, history: History, blocks: int) -> None:
+        """Write one now, and wait until it is there. Every rank calls it."""
+        if self.ranks.first:
+            for part in self.folder.glob("*.part"):  # of workers that were given up
+                if self._attempt not in part.name:
+                    shutil.rmtree(part)
+        self._finish()
+        self._begin(backend, history, blocks)
+        self._finish()
 
     def close(self) -> None:
         """Wait for the checkpoint that is being written."""

@@ -10,7 +10,11 @@ import numpy as np
 
 @dataclass
 class History:
-    """``loss`` in nats per target, before the step's update; one entry a step, like the others."""
+    """``loss`` in nats per target, before the step's update; one entry a step, like the others.
+
+    A run that branches off from a trunk goes on with the trunk's history: ``steps_before``,
+    ``tokens_before`` and ``seconds_before`` say how much of it was there when the run began.
+    """
 
     loss: list[float] = field(default_factory=list)
     learning_rate: list[float] = field(default_factory=list)
@@ -19,11 +23,19 @@ class History:
     loss_tokens: int = 0
     seconds: float = 0.0  # of the steps that count: those after the last checkpoint are repeated
     waited: float = 0.0  # seconds besides, for blocks that were still being written
+    steps_before: int = 0
+    tokens_before: int = 0
+    seconds_before: float = 0.0
 
     @property
     def steps(self) -> int:
         """Steps done."""
         return len(self.loss)
+
+    def go_on(self) -> None:
+        """Another run goes on from here: what is there counts as from before it."""
+        self.steps_before, self.tokens_before = self.steps, self.tokens
+        self.seconds_before = self.seconds
 
     @property
     def tokens_per_second(self) -> float:

@@ -23,6 +23,7 @@ from msm_ray.train.history import History
 from msm_ray.train.metrics import Metrics, Pace
 from msm_ray.train.objective import Batch, make_batch
 from msm_ray.train.schedule import learning_rate
+from msm_ray.train.segment import Segment
 from msm_ray.train.sources import SourceLoss
 from msm_ray.train.watch import TrainingDiverged, diverged, documents_of, what_is_wrong
 
@@ -116,6 +117,19 @@ def blocks_of(reader: BlockReader) -> int:
     return reader.planned
 
 
+def _check_enough(reader: BlockReader, blocks: int, config: TrainConfig) -> None:
+    """A budget's mixture may come out a few blocks short: its first ones are then read again.
+
+    No more than a batch of them: what is missing beyond that was refused, and is told.
+    """
+    there = blocks_of(reader)
+    if blocks - blocks_in_run(there, config) > config.batch_blocks:
+        raise UserError(
+            f"training: a budget of {blocks} blocks, and the mixture came out as {there}; ask for "
+            "fewer tokens, or see what was refused of it"
+        )
+
+
 def order_of(reader: BlockReader, config: TrainConfig) -> EpochOrder | WindowedOrder:
     """The order in which blocks are read; the same while they are being written and afterwards."""
     if reader.by_window:
@@ -129,6 +143,7 @@ def train(
     config: TrainConfig,
     on_step: OnStep | None = None,
     extras: Extras | None = None,
+    segment: Segment | None = None,
 ) -> History:
     """Train over the blocks of ``reader``; the weights stay in the backend.
 
@@ -139,14 +154,24 @@ def train(
     so that a run that goes on from a checkpoint is the run it was. ``on_step(step, steps, {"loss",
     "learning_rate", "grad_norm", "tokens", ...})`` is called on every rank after each step.
 
+    ``segment``: a part of a training instead of all of it; one that does not begin with the first
+    step goes on from the trunk that ``extras.checkpoints`` knows.
+
     Raises :class:`TrainingDiverged` on a step that is not a finite number, or a spike.
     """
     extras = extras or Extras()
-    blocks = blocks_in_run(blocks_of(reader), config)
-    steps = steps_in_run(blocks_of(reader), config)
+    whole = blocks_in_run(blocks_of(reader), config)
+    part = segment or Segment.whole(whole, config)
+    blocks, steps = part.blocks, part.steps(config.batch_blocks)
+    _check_enough(reader, blocks, config)
     order = order_of(reader, config)
     share = config.batch_blocks // backend.world_size
     history = extras.checkpoints.resume(backend) if extras.checkpoints else History()
+    if history.steps_before != part.start:
+        raise UserError(
+            f"training: it is to go on after step {part.start}, and the trunk that it is given "
+            f"ends after step {history.steps_before}"
+        )
     if extras.metrics:
         extras.metrics.start(history.steps)
     extras.pace.start(history)
@@ -160,7 +185,7 @@ def train(
             history.waited += time.perf_counter() - waiting
         indices = order.take(first, stop)
         targets = int(reader.loss_tokens[indices].sum())
-        rate = learning_rate(step, steps, config)
+        rate = learning_rate(step, steps, config, part.warmup)
         batch = rank_batch(reader, indices, backend.rank, backend.world_size, share)
         nats, grad_norm = backend.step(batch, rate, max(1, targets))
         loss = nats / max(1, targets)

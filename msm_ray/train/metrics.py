@@ -62,7 +62,7 @@ class Metrics:
         """Something that happened; what is out of the ordinary is logged as well."""
         if name == "checkpoint":
             self.last_checkpoint = values["step"]
-        elif name != "start":
+        elif name not in ("start", "branched"):
             log.warning("training: %s %s", name, json.dumps(values))
         self._write({"event": name, "time": time.time(), **values})
 

@@ -1,4 +1,4 @@
-"""The stage that continues training a model on packed blocks: midtraining and AFT alike."""
+"""The stages that train a model further on packed blocks: midtraining and AFT alike, and trunks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from msm_ray.train.config import TrainConfig, TrainRuntime
+from msm_ray.train.segment import Segment
 from msm_ray.train.worker import Progress, TrainJob, run
 
 if TYPE_CHECKING:
@@ -23,9 +24,29 @@ def train(ctx: StageContext) -> dict[str, Any]:
     :class:`TrainRuntime`. Leaves the model or adapter, ``training.json``, ``fingerprint.json``,
     ``metrics.jsonl`` and ``tensorboard/``. A killed stage goes on from its last checkpoint.
     The blocks may still be being written.
+
+    A branch has the further input ``trunk``, whose state it goes on from, and in its config
+    ``segment``, the fields of :class:`Segment`. Its facts ``tokens``, ``steps``, ``train_seconds``
+    and ``curve`` are of the whole path, ``tokens_new``, ``steps_new`` and ``train_seconds_new`` of
+    this stage alone.
     """
+    return _train(ctx, keep_state=False)
+
+
+def train_trunk(ctx: StageContext) -> dict[str, Any]:
+    """Train a part of a trunk and leave the training state, which others go on from.
+
+    Inputs and config as of :func:`train` with a ``segment``; the first part has no ``trunk``.
+    Leaves a checkpoint (:mod:`msm_ray.train.checkpoint`) of its last step, ``training.json``,
+    ``metrics.jsonl`` and ``tensorboard/``, and no model.
+    """
+    return _train(ctx, keep_state=True)
+
+
+def _train(ctx: StageContext, keep_state: bool) -> dict[str, Any]:
     values = dict(ctx.config)
     save_dtype = values.pop("save_dtype", "fp32")
+    segment = values.pop("segment", None)
     job = TrainJob(
         config=TrainConfig.from_dict(values),
         runtime=TrainRuntime.from_dict(ctx.runtime),
@@ -38,6 +59,9 @@ def train(ctx: StageContext) -> dict[str, Any]:
         base=str(ctx.inputs["base"].absolute()) if "base" in ctx.inputs else None,
         save_dtype=save_dtype,
         live="blocks" in ctx.live,
+        segment=None if segment is None else Segment(**segment),
+        trunk=str(ctx.inputs["trunk"].absolute()) if "trunk" in ctx.inputs else None,
+        keep_state=keep_state,
     )
     return run(job, _now_and_then(ctx.progress))
 

@@ -23,20 +23,18 @@ from msm_ray.train.backends import make_backend
 from msm_ray.train.backends.base import Backend
 from msm_ray.train.checkpoint import Checkpoints, Plan
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
-from msm_ray.train.fingerprint import write_fingerprint
 from msm_ray.train.flops import attended_tokens, device_peak, flops_per_token
-from msm_ray.train.history import History
+from msm_ray.train.leave import Look, facts_of, leave_model, leave_state, write_training
 from msm_ray.train.loop import Extras, OnStep, train
-from msm_ray.train.lora import save_adapter
 from msm_ray.train.metrics import Metrics, Pace
-from msm_ray.train.model import copy_tokenizer, dtype_of, save_model
+from msm_ray.train.model import dtype_of
 from msm_ray.train.ranks import Ranks
+from msm_ray.train.segment import Segment
 from msm_ray.train.sources import SourceLoss
 from msm_ray.train.start import start
 from msm_ray.train.track import check_tracker, make_tracker
 from msm_ray.train.watch import TrainingDiverged
 
-TRAINING_FILE = "training.json"
 FINAL = (UserError, TrainingDiverged, StreamStopped)  # what no repetition would change
 Progress = Callable[[float, dict[str, Any]], None]
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -53,6 +51,10 @@ class TrainJob:
     the adapter was trained). Checkpoints and metrics of the run lie in ``work``, and a run that
     finds checkpoints there goes on from them. ``live``: ``blocks`` is the stream of a stage that
     still runs. With several workers, all of them have to see these paths.
+
+    ``segment``: the part of a training that this is (None: all of it); ``trunk``: the folder of the
+    trunk that it goes on from. With ``keep_state`` it is a trunk itself: ``out`` gets the training
+    state instead of a model.
     """
 
     config: TrainConfig
@@ -66,6 +68,9 @@ class TrainJob:
     arch: Mapping[str, Any] | None = None
     save_dtype: str = "fp32"
     live: bool = False
+    segment: Segment | None = None
+    trunk: str | None = None
+    keep_state: bool = False
 
     def to_json(self) -> str:
         """For the trip to another process."""
@@ -77,7 +82,14 @@ class TrainJob:
         values = json.loads(text)
         values["config"] = TrainConfig.from_dict(values["config"])
         values["runtime"] = TrainRuntime(**values["runtime"])
+        if values["segment"] is not None:
+            values["segment"] = Segment(**values["segment"])
         return cls(**values)
+
+    def fraction(self, step: int, steps: int) -> float:
+        """How much of this run is done after ``step`` of the path's ``steps``."""
+        first = self.segment.start if self.segment else 0
+        return (step - first) / (steps - first)
 
 
 @contextmanager
@@ -99,42 +111,27 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
         dtype_of(job.save_dtype)  # wrong before the run, not after it
         begun = start(job.config, job.runtime, job.model, job.base, job.arch, job.tokenizer)
         model = begun.model
-        architecture = type(model).__name__  # wrapping a model changes its class
-        hf_config, generation_config = model.config, model.generation_config
+        look = Look(type(model).__name__, model.config, model.generation_config)
         reader = (follow_blocks if job.live else BlockReader)(Path(job.blocks))
         _check_fit(reader, model.config)
         torch.manual_seed(job.config.seed)
         backend = make_backend(model, job.config, job.runtime, begun.weights)
         extras = _extras(job, reader, model, backend)
         try:
-            history = train(backend, reader, job.config, on_step, extras)
+            history = train(backend, reader, job.config, on_step, extras, job.segment)
         finally:
             if extras.metrics:
                 extras.metrics.close()
-        state = backend.full_state()
-        facts = _facts(history)
-        if state is not None:
-            out = Path(job.out)
-            if job.config.lora is not None:
-                assert begun.base is not None, "an adapter without a base"
-                dtype = dtype_of(job.save_dtype)
-                save_adapter(state, job.config.lora, begun.base, begun.base_fingerprint, out, dtype)
-                copy_tokenizer(Path(job.tokenizer), out)
-            else:
-                save_model(
-                    state,
-                    hf_config,
-                    Path(job.tokenizer),
-                    out,
-                    architecture=architecture,
-                    generation_config=generation_config,
-                    save_dtype=job.save_dtype,
-                )
-            _write_training(job, history, out)
-            assert extras.metrics is not None
+        out = Path(job.out)
+        if job.keep_state:
+            assert extras.checkpoints is not None
+            leave_state(job, backend, history, extras.checkpoints)
+        elif (state := backend.full_state()) is not None:
+            leave_model(job, state, begun, look)
+        if extras.metrics:
+            write_training(job, history, out)
             extras.metrics.copy_to(out)
-            write_fingerprint(out, begun.base)
-        return facts
+        return facts_of(history)
 
 
 def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) -> Extras:
@@ -150,12 +147,16 @@ def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) ->
         device = torch.device("cuda" if runtime.use_gpu else "cpu")
         peak = device_peak(device, job.config.precision) * ranks.world_size
         pace = Pace(flops_per_token(model, attended_tokens(reader)), peak)
+    identity = {"config": job.config.to_dict(), "blocks": reader.manifest_sha256}
+    if job.segment is not None:
+        identity["segment"] = asdict(job.segment)
     checkpoints = Checkpoints(
         work / "checkpoints",
-        {"config": asdict(job.config), "blocks": reader.manifest_sha256},
+        identity,
         Plan(runtime.checkpoint_seconds, runtime.checkpoint_steps),
         ranks,
         metrics.event if metrics else None,
+        Path(job.trunk) if job.trunk else None,
     )
     return Extras(checkpoints, metrics, SourceLoss(reader, ranks), pace, runtime.spike_nats, work)
 
@@ -182,52 +183,22 @@ def _check_fit(reader: BlockReader, config: Any) -> None:
         )
 
 
-def _facts(history: History) -> dict[str, Any]:
-    return {
-        "tokens": history.tokens,
-        "loss_tokens": history.loss_tokens,
-        "steps": history.steps,
-        "tokens_per_second": history.tokens_per_second,
-        "train_seconds": history.seconds,
-        "waited_seconds": history.waited,
-        "loss_first": history.loss[0],
-        "loss_last": history.loss[-1],
-        "curve": history.curve(),
-    }
-
-
-def _write_training(job: TrainJob, history: History, out: Path) -> None:
-    record = {
-        "config": job.config.to_dict(),
-        "runtime": asdict(job.runtime),
-        "arch": None if job.arch is None else dict(job.arch),
-        "steps": history.steps,
-        "tokens": history.tokens,
-        "loss_tokens": history.loss_tokens,
-        "seconds": history.seconds,
-        "tokens_per_second": history.tokens_per_second,
-        "loss": history.loss,
-        "learning_rate": history.learning_rate,
-        "grad_norm": history.grad_norm,
-    }
-    (out / TRAINING_FILE).write_text(json.dumps(record) + "\n")
-
-
 def _ray_worker(values: dict[str, str]) -> dict[str, Any]:
     """The function that Ray Train runs on each of several workers."""
     import ray.train
 
     rank = ray.train.get_context().get_world_rank()
-    progress = Path(values["progress"])
+    progress, job = Path(values["progress"]), TrainJob.from_json(values["job"])
 
     def write(step: int, steps: int, facts: dict[str, float]) -> None:
         # A small file replaced in place: the starting process polls it for its progress bar.
         part = progress.with_suffix(".part")
-        part.write_text(json.dumps([step / steps, {"step": step, "steps": steps, **facts}]))
+        done = job.fraction(step, steps)
+        part.write_text(json.dumps([done, {"step": step, "steps": steps, **facts}]))
         part.replace(progress)
 
     try:
-        return run_worker(TrainJob.from_json(values["job"]), write if rank == 0 else None)
+        return run_worker(job, write if rank == 0 else None)
     except FINAL as error:
         # The same on every rank and in every repetition: handed back, not raised, so that Ray
         # Train does not start the workers again for it.
@@ -267,7 +238,7 @@ def run(job: TrainJob, progress: Progress) -> dict[str, Any]:
             return run_worker(
                 job,
                 lambda step, steps, facts: progress(
-                    step / steps, {"step": step, "steps": steps, **facts}
+                    job.fraction(step, steps), {"step": step, "steps": steps, **facts}
                 ),
             )
 

@@ -16,7 +16,7 @@ from msm_ray.artifact import Record, Store
 from msm_ray.cli import main
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engines import EngineSettings, FingerprintMismatch, read_checkpoint
-from msm_ray.evaluate.serve import Client, Served, serve, serving, serving_together
+from msm_ray.evaluate.serve import SETTINGS, Client, Served, serve, serving, serving_together
 
 from .adapters import peft_forward
 from .tiny import EOS
@@ -154,17 +154,26 @@ def test_the_base_of_an_adapter_is_found_in_its_record(
     ):
         copy = shutil.copytree(folder, tmp_path / id)
         store.commit(Record(id, kind, label, "1", {}, inputs), copy)
+    context = read_checkpoint(models["a"]).context
     got: list[Any] = []
     monkeypatch.setattr("msm_ray.evaluate.serve.serve", lambda *a: got.append(a) or 0)
     words = ["serve", "ad00", "ad01", "ad02", "--store", str(tmp_path / "store")]
-    options = ["--tool-parser", "hermes", "--chat-template", "t.jinja", "--max-length", "99"]
+    options = ["--tool-parser", "hermes", "--chat-template", "t.jinja", "--max-length", "64"]
     assert main([*words, *options]) == 0
     served, port, host, settings, client, below = got[0]
     assert [s.names for s in served] == [("ad00", "msm:x/0"), ("ad01",), ("ad02",)]
     assert {s.checkpoint.base.path for s in served} == {str(store.fetch("ba5e"))}
     assert [s.checkpoint.rank for s in served] == [8, 8, 16]
-    assert (port, host, below, settings.max_length) == (8000, "127.0.0.1", ["ba5e"], 99)
+    assert (port, host, below, settings.max_length) == (8000, "127.0.0.1", ["ba5e"], 64)
     assert client == Client("hermes", Path("t.jinja"))
+    # Without the option it is as long as the model has room for; what is longer is refused.
+    assert main(words) == 0
+    assert got[1][3] == SETTINGS
+    for length in ("0", "9999"):
+        assert main([*words, "--max-length", length]) == 2
+        told = capsys.readouterr().err
+        assert f"--max-length {length}: ad00 has a context of {context} tokens" in told
+        assert f"allowed: 1 to {context}" in told
     assert main(["serve", "ad03", "--store", str(tmp_path / "store")]) == 2
     assert "ad03: the model below this adapter (none) is not in" in capsys.readouterr().err
 
@@ -173,10 +182,11 @@ def test_models_that_do_not_go_together_are_told(
     models: dict[str, Path], adapters: list[Path], tmp_path: Path
 ) -> None:
     both = [Served(read_checkpoint(models[name]), (name,)) for name in "ab"]
-    with pytest.raises(UserError, match="one whole model can be served, or several adapters of"):
+    told = r"one whole model can be served, or several adapters of one base: {}$"
+    with pytest.raises(UserError, match=told.format(r"a \(a whole model\), b \(a whole model\)")):
         serve(both, free_port())
     mixed = [both[0], Served(read_checkpoint(adapters[0], models["a"]), ("x",))]
-    with pytest.raises(UserError, match="one whole model can be served, or several adapters of"):
+    with pytest.raises(UserError, match=told.format(r"a \(a whole model\), x \(an adapter\)")):
         serve(mixed, free_port())
     twice = [Served(read_checkpoint(adapters[i], models["a"]), ("x",)) for i in (0, 1)]
     with pytest.raises(UserError, match="two models have one name: a, x, x"):

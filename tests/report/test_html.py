@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from report_example import RATES, example_report, suite_report
 
 from msm_ray.report.html import render_html
-from msm_ray.report.names import arm_order, kind_of, shows
+from msm_ray.report.names import arm_order, effect_words, kind_of, shows
 from msm_ray.report.results import headline
 
 VOID = {"meta", "link", "br", "img", "wbr"}
@@ -453,3 +453,40 @@ def test_other_measures_of_an_evaluation_have_a_table() -> None:
     assert "What else the evaluations measure" in shown
     assert "0.123 cap" in shown
     assert "7 refused" in shown
+
+
+def test_rates_by_order_stand_beside_the_bias_of_position() -> None:
+    report = example_report()
+    assert "Position bias" not in render_html(report)
+    report["arms"]["aft"]["evals"]["choice"] |= {
+        "by_order": {"0": {"rate": 0.81, "n": 144}, "1": {"rate": 0.37, "n": 143}},
+        "first_listed": {"rate": 0.72, "n": 280},
+        "undecided": {"tie": 7},
+    }
+    shown = visible(render_html(report))
+    assert "rate, listed first" in shown
+    assert "0.81 n = 144 0.37 n = 143 0.72 n = 280 7 tie" in shown
+
+
+def test_a_report_says_what_the_rule_of_stopping_looked_at() -> None:
+    report = example_report()
+    assert "as narrow as the rule" not in visible(render_html(report))
+    domains = report["arms"]["aft"]["evals"]["choice"]["by_domain"]
+    next(iter(domains.values()))["stopped"] = "narrow enough"
+    shown = visible(render_html(report))
+    assert shown.count("of each checkpoint by itself and over its rollouts") == 1
+    assert shown.count("stopped: narrow enough") == 2  # in the cell, and where it is explained
+
+
+def test_an_effect_of_a_prompt_is_said_in_words() -> None:
+    report = example_report()
+    effect = {**report["effects"]["separation"], "interval": "clustered"}
+    effect["label"] = "base - base, probe:america:spec - probe:america:bare"
+    effect["per_seed"] = effect["per_seed"][:1]
+    report["effects"] = {"ceiling:probe:america": effect}
+    shown = visible(render_html(report))
+    assert "the spec in the prompt against a bare prompt, without training" in shown
+    assert "probe:america:spec − probe:america:bare arm base" in shown
+    assert "a difference, of this model" in shown
+    assert effect_words("america_name_swapped:probe:america").endswith("after training")
+    assert effect_words("ceiling:pairs:america") == effect_words("separation") == ""

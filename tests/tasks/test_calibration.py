@@ -17,7 +17,6 @@ from msm_ray.tasks.calibration import (
     Calibration,
     ask_calibration,
     auroc,
-    brier,
     expected_calibration_error,
     reliability,
 )
@@ -32,7 +31,6 @@ outcomes = st.lists(st.tuples(st.integers(0, 100), st.booleans()), min_size=1, m
 
 def test_known_answers() -> None:
     p, right = [0.9, 0.8, 0.3, 0.1], [True, False, True, False]
-    assert brier(p, right) == pytest.approx((0.01 + 0.64 + 0.49 + 0.01) / 4)
     # Each in a bin of its own: mean of |p - right|.
     assert expected_calibration_error(p, right) == pytest.approx((0.1 + 0.8 + 0.7 + 0.1) / 4)
     assert auroc(p, right) == 0.75  # of four pairs only (0.3 right, 0.8 wrong) is the wrong way
@@ -59,7 +57,6 @@ def test_measures_keep_to_their_bounds(drawn: tuple[list[float], list[bool]]) ->
     # A mean of equal numbers may be rounded past them.
     bins = reliability(p, right)
     assert all(b["low"] - 1e-12 <= b["p"] <= b["high"] + 1e-12 for b in bins)
-    assert brier([float(y) for y in right], right) == 0
 
 
 @given(outcomes)
@@ -82,7 +79,7 @@ def test_auroc_is_a_share_of_pairs(drawn: tuple[list[float], list[bool]]) -> Non
     ("p", "right"), [([], []), ([0.5], []), ([1.5], [True]), ([float("nan")], [True])]
 )
 def test_what_is_no_probability(p: list[float], right: list[bool]) -> None:
-    for measure in (brier, auroc, reliability, expected_calibration_error):
+    for measure in (auroc, reliability, expected_calibration_error):
         with pytest.raises(ValueError):
             measure(p, right)
 

@@ -33,6 +33,7 @@ def test_bad_values_name_the_field_and_what_is_allowed(config: TrainConfig) -> N
         ("shuffle", 1, "true or false"),
         ("objective", "dpo", "next_token"),
         ("z_loss", -1e-4, "a number >= 0"),
+        ("decay_fraction", 0, "a number > 0 and <= 1"),
         ("lora", {"rank": 4}, "an adapter (rank, alpha, targets, rslora) or none"),
     ]
     for name, value, allowed in wrong:
@@ -49,12 +50,11 @@ def test_it_survives_json(config: TrainConfig) -> None:
 def test_later_fields_leave_older_identities_alone(config: TrainConfig) -> None:
     """What had no objective, z-loss or adapter is described as it was before there were any."""
     plain = config.to_dict()
-    assert plain == {
-        k: v for k, v in asdict(config).items() if k not in ("objective", "z_loss", "lora")
-    }
+    later = ("objective", "z_loss", "lora", "decay_fraction")
+    assert plain == {k: v for k, v in asdict(config).items() if k not in later}
     lora = Lora(4, 8, ("q_proj",))
-    rich = replace(config, z_loss=1e-4, lora=lora)
-    assert rich.to_dict().keys() - plain.keys() == {"z_loss", "lora"}
+    rich = replace(config, z_loss=1e-4, lora=lora, decay_fraction=0.1)
+    assert rich.to_dict().keys() - plain.keys() == {"z_loss", "lora", "decay_fraction"}
     assert TrainConfig.from_dict(json.loads(json.dumps(rich.to_dict()))) == rich
     assert TrainConfig.from_dict(json.loads(json.dumps(asdict(rich)))) == rich
     with pytest.raises(UserError, match="lora has no field ranks; there are rank"):

@@ -1,0 +1,145 @@
+"""A search as a job: which settings make a comparison's effect large, and what do they cost?
+
+A trial is a path in the stage tree: its settings name literals, its stages get their ids, and
+whatever another trial, arm or run has made is there. What trials that are known beforehand share
+is made first, on all of the cluster; then Ray Tune runs the trials, several at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from msm_ray.comparison import Compares
+from msm_ray.errors import UserError
+from msm_ray.identity import canonical, digest
+from msm_ray.search.halving import Halving
+from msm_ray.search.methods import Method
+from msm_ray.search.objectives import Constraint, Measure, Objective
+from msm_ray.search.space import Space
+from msm_ray.search.trial import rungs_of, with_settings
+from msm_ray.settings import RunResult
+from msm_ray.stage import Stage, topological
+
+FINGERPRINT_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Confirm:
+    """Run the ``top`` best trials again, on seeds that the search has not seen."""
+
+    seeds: tuple[int, ...]
+    top: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.seeds or self.top < 1:
+            raise UserError(
+                f"confirm: seeds {self.seeds}, top {self.top}; allowed: at least one of each"
+            )
+
+
+@dataclass(frozen=True)
+class Search:
+    """Settings of ``job`` to try: from ``space``, as ``method`` chooses them.
+
+    ``objectives``: what to make large or small, the first one first; ``constraints``: what a trial
+    must keep to be the best. ``halving``: trials are measured at several numbers of optimizer
+    steps, on one trunk, and only the better ones go on.
+    """
+
+    name: str
+    title: str
+    job: Compares
+    space: Space
+    method: Method
+    objectives: tuple[Objective, ...]
+    max_concurrent_trials: int
+    constraints: tuple[Constraint, ...] = ()
+    halving: Halving | None = None
+    confirm: Confirm | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name.replace("-", "_").isidentifier():
+            raise UserError(f"name is {self.name!r}; allowed: letters, digits, '_' and '-'")
+        if self.max_concurrent_trials < 1:
+            raise UserError(
+                f"max_concurrent_trials is {self.max_concurrent_trials}; allowed: 1 or more"
+            )
+        if not self.objectives:
+            raise UserError("objectives is empty; a search needs at least one")
+        self.space.check(self.job)
+        self.method.check(self.space, self.job)
+        rungs_of(self.job, {}, self.halving.rungs if self.halving else ())
+        if self.confirm:
+            own = set(getattr(self.job, "seeds", ()))
+            if seen := sorted(own & set(self.confirm.seeds)):
+                raise UserError(
+                    f"confirm.seeds has {', '.join(map(str, seen))}, which the search uses itself;"
+                    " allowed: other ones"
+                )
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What is measured of every trial, each once."""
+        wanted: list[Objective | Constraint] = [*self.objectives, *self.constraints]
+        return tuple({one.name: one.measure for one in wanted}.values())
+
+    @property
+    def varied(self) -> dict[str, str]:
+        """The settings that trials give: name -> what says their values."""
+        return {
+            f"job.{name}": f"space.dimensions.{i}"
+            for i, dimension in enumerate(self.space.dimensions)
+            for name in dimension.names
+        }
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Optimizer steps at which a trial is measured; none: only at its end."""
+        return self.halving.rungs if self.halving else ()
+
+    def paths(self, settings: Iterable[dict[str, Any]]) -> list[list[Stage]]:
+        """The stages of trials of these settings, those of all their rungs."""
+        return [
+            topological(
+                [
+                    stage
+                    for rung in rungs_of(self.job, of_trial, self.rungs)
+                    for stage in with_settings(self.job, rung).comparison().stages
+                ]
+            )
+            for of_trial in settings
+        ]
+
+    def fingerprint(self) -> str:
+        """The identity of what is tried and measured; not of how many trials."""
+        cells = self.job.comparison().cells
+        chooses: Any = self.method
+        method = {k: v for k, v in asdict(chooses).items() if k != "trials"}
+        return digest(
+            canonical(
+                {
+                    "cells": sorted([c.arm, c.base, c.seed, c.stage.id] for c in cells),
+                    "space": asdict(self.space),
+                    "method": [type(self.method).__name__, method],
+                    "objectives": [asdict(one) for one in self.objectives],
+                    "halving": asdict(self.halving) if self.halving else None,
+                    "seed": self.seed,
+                },
+                "search",
+            )
+        )[:FINGERPRINT_DIGITS]
+
+    def preview(self, store_url: str) -> dict[str, Any]:
+        """What the trials that are known beforehand would cost, and what they share."""
+        from msm_ray.search.preview import preview
+
+        return preview(self, store_url)
+
+    def run(self, store_url: str, address: str | None = None) -> RunResult:
+        """Run the trials that are left, confirm the best, and write the report."""
+        from msm_ray.search.run import SearchRun
+
+        return SearchRun(self, store_url).all(address)

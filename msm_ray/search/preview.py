@@ -1,0 +1,88 @@
+"""What a search would cost, before it runs: the stages of its known trials, each once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msm_ray.artifact import Store
+from msm_ray.comparison import TRAININGS
+from msm_ray.preview import few_steps, parameters_of
+from msm_ray.search.plan import Plan
+from msm_ray.search.trials import RUNNING, Journal
+from msm_ray.stage import Stage, scan
+
+if TYPE_CHECKING:
+    from msm_ray.search.job import Search
+
+NUMBERS = ("documents", "calls", "tokens", "steps", "flops", "money")
+
+
+def preview(search: Search, store_url: str) -> dict[str, Any]:
+    """Counts by kind of stage, and what the trials share.
+
+    Counted are the trials that do not hang on what others find, as if none of them was stopped at
+    a rung. A method that learns from its trials (``trials.unknown``) takes about as much again for
+    each that is not counted, where it shares nothing.
+
+    Returns:
+        As :func:`msm_ray.preview.preview_graphs`; besides ``trials``: ``{count, ended, known,
+        unknown, tokens, tokens_alone}``, tokens that are trained with and without sharing.
+    """
+    store = Store(store_url, create=False)
+    journal = Journal(store, search.name, search.fingerprint())
+    plan = Plan(
+        search.method,
+        search.space,
+        search.objectives,
+        search.constraints,
+        search.seed,
+        journal,
+        search.halving,
+    )
+    paths = search.paths(plan.known())
+    stages = {stage.id: stage for path in paths for stage in path}
+    there = set(scan(list(stages.values()), store).records)
+    folders = [Path(base.path) for base in getattr(search.job, "bases", ())]
+    largest = max(map(parameters_of, folders), default=0)
+    rows: dict[str, dict[str, Any]] = {}
+    for stage in stages.values():
+        row = rows.setdefault(stage.kind, {"kind": stage.kind, "label": stage.label})
+        found = {"count": 1, "cached": int(stage.id in there), "device_seconds": 0.0}
+        if stage.id not in there:
+            found |= {name: stage.estimate.get(name, 0) for name in NUMBERS}
+            found["device_seconds"] = stage.estimate.get("seconds", 0.0)
+            if stage.kind in TRAININGS:
+                tokens = stage.estimate.get("tokens", 0)
+                found["flops"] = stage.estimate.get("flops", 6.0 * largest * tokens)
+        for name in ("count", "cached", *NUMBERS, "device_seconds"):
+            row[name] = row.get(name, 0) + found.get(name, 0)
+    columns = ("count", "cached", *NUMBERS, "device_seconds")
+    alone = [stage for path in paths for stage in path]
+    seconds = sum(s.estimate.get("seconds", 0.0) for s in alone) - sum(
+        s.estimate.get("seconds", 0.0) for s in stages.values()
+    )
+    ended = sum(trial.state != RUNNING for trial in plan.trials.values())
+    return {
+        "name": search.name,
+        "stages": list(rows.values()),
+        "totals": {name: sum(row[name] for row in rows.values()) for name in columns},
+        "warnings": few_steps(s for s in stages.values() if s.id not in there),
+        "sharing": {
+            "stages_if_not_shared": len(alone),
+            "stages": len(stages),
+            "device_seconds_saved": round(seconds, 1),
+        },
+        "trials": {
+            "count": plan.count,
+            "ended": ended,
+            "known": len(paths),
+            "unknown": plan.left - len(paths),
+            "tokens": _tokens(list(stages.values())),
+            "tokens_alone": _tokens(alone),
+        },
+    }
+
+
+def _tokens(stages: list[Stage]) -> int:
+    return int(sum(s.estimate.get("tokens", 0) for s in stages if s.kind in TRAININGS))

@@ -1,0 +1,155 @@
+"""What a search found, as its report has it, and what it would cost, before it runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from msm_ray.search.objectives import feasible, front, oriented
+from msm_ray.search.trials import DONE, FAILED, Trial
+
+if TYPE_CHECKING:
+    from msm_ray.search.job import Search
+
+
+def ranked(search: Search, trials: Mapping[int, Trial]) -> list[Trial]:
+    """Trials that may be chosen, the best first: by the first objective, ties to the earlier.
+
+    Only those that ran to their end and meet the constraints; a value that is no number never
+    wins. Proxies (a swarm's small runs) are not compared with whole ones.
+    """
+    first = search.objectives[0]
+
+    def score(trial: Trial) -> float:
+        return first.oriented(trial.values[first.name]["value"])
+
+    chosen = [
+        t
+        for t in trials.values()
+        if t.state == DONE
+        and t.phase != "swarm"
+        and math.isfinite(score(t))
+        and feasible(t.values, search.constraints)
+    ]
+    return sorted(chosen, key=lambda t: (-score(t), t.number))
+
+
+def search_part(
+    search: Search,
+    trials: Mapping[int, Trial],
+    made: set[str],
+    confirmed: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The report's part ``search``.
+
+    Args:
+        trials: by number, as they ended.
+        made: ids of the stages that this run made.
+        confirmed: of trials that were run again: ``{number, seeds, claimed, values}``.
+    """
+    best = ranked(search, trials)
+    chosen = _confirmed_best(search, best, confirmed)
+    able = [
+        t
+        for t in trials.values()
+        if t.state == DONE and t.phase != "swarm" and feasible(t.values, search.constraints)
+    ]
+    on_front = front([oriented(t.values, search.objectives) for t in able])
+    chooses: Any = search.method
+    method = {k: v for k, v in asdict(chooses).items() if isinstance(v, (int, float, str))}
+    return {
+        "method": search.method.name,
+        "method_settings": method,
+        "seed": search.seed,
+        "job": search.job.name,
+        "objectives": [{"name": o.name, "goal": o.goal} for o in search.objectives],
+        "constraints": [
+            {"name": c.name, "at_least": c.at_least, "at_most": c.at_most}
+            for c in search.constraints
+        ],
+        "space": search.space.described(),
+        "trials": [
+            _row(search, trials.get(n), n, made) for n in range(search.method.count(search.space))
+        ],
+        "front": [able[i].number for i in on_front],
+        "best": chosen,
+        "sharing": _sharing(list(trials.values()), made),
+        "confirmed": [dict(one) for one in confirmed],
+        "law": None,
+        "proxies": [],
+    }
+
+
+def _confirmed_best(
+    search: Search, best: Sequence[Trial], confirmed: Sequence[Mapping[str, Any]]
+) -> int | None:
+    """The number of the trial to recommend: of those run again, the best on fresh seeds."""
+    if not best:
+        return None
+    first = search.objectives[0]
+    again: dict[int, float] = {
+        c["number"]: first.oriented(c["values"][first.name]["value"]) for c in confirmed
+    }
+    met: set[int] = {c["number"] for c in confirmed if feasible(c["values"], search.constraints)}
+    if met:
+        return max(sorted(met), key=lambda n: again[n])
+    return best[0].number
+
+
+def _row(search: Search, trial: Trial | None, number: int, made: set[str]) -> dict[str, Any]:
+    if trial is None:
+        return {"number": number, "state": "missing", "settings": {}, "values": {}, "rungs": []}
+    ended = trial.state != FAILED and bool(trial.values)
+    return {
+        "number": number,
+        "phase": trial.phase,
+        "state": trial.state,
+        "settings": trial.settings,
+        "mix": search.space.mix(trial.settings),
+        "realised": trial.realised,
+        "values": trial.values,
+        "feasible": feasible(trial.values, search.constraints) if ended else None,
+        "rungs": trial.rungs,
+        "seconds": trial.seconds,
+        "tokens": trial.tokens,
+        "tokens_new": sum(n for id, _, n in trial.path if id in set(trial.made) & made),
+        "stages": len(trial.path),
+        "stages_new": len(set(trial.made) & made),
+        "error": trial.error,
+    }
+
+
+def _sharing(trials: Sequence[Trial], made: set[str]) -> dict[str, Any]:
+    """Stages and tokens: the different ones, those of this run, and those of trials apart."""
+    different: dict[str, tuple[str, int]] = {}
+    alone: Counter[str] = Counter()
+    tokens_alone = 0
+    for trial in trials:
+        for id, kind, tokens in trial.path:
+            different[id] = (kind, tokens)
+            alone[kind] += 1
+            tokens_alone += tokens
+    kinds = dict.fromkeys(kind for kind, _ in different.values())
+    return {
+        "by_kind": {
+            kind: {
+                "needed": sum(k == kind for k, _ in different.values()),
+                "made": sum(k == kind and i in made for i, (k, _) in different.items()),
+                "alone": alone[kind],
+            }
+            for kind in kinds
+        },
+        "tokens": {
+            "needed": sum(tokens for _, tokens in different.values()),
+            "made": sum(tokens for i, (_, tokens) in different.items() if i in made),
+            "alone": tokens_alone,
+        },
+    }
+
+
+def recommended(search: Search, job: Any) -> tuple[str, str]:
+    """A job file of the best trial's comparison: its name, and its text."""
+    return "recommended.py", f"# {job.name}"

@@ -1,0 +1,164 @@
+"""One trial: the missing stages of its path are made, its rungs measured one after the other.
+
+A trial holds no CPU: what the store lacks is launched as Ray tasks. Two trials that need the same
+stage at the same time meet at its claim in the store: one makes it, the other waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from msm_ray.artifact import Record, Store
+from msm_ray.comparison import TRAININGS, Compares, Comparison
+from msm_ray.errors import UserError
+from msm_ray.graph import BLOCK_TOKENS
+from msm_ray.observe import Observer
+from msm_ray.search.objectives import Effect, Measure, Rate
+from msm_ray.search.space import settings_texts
+from msm_ray.search.trials import mean_shares
+from msm_ray.settings import apply_settings
+from msm_ray.stage import Launcher, run_dag, scan
+
+Launch = Callable[[], Launcher]  # called where a stage has to run outside of this process
+
+
+class Incomplete(RuntimeError):
+    """A trial whose stages are all there, and which still has not measured what it was to."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a trial found at one rung.
+
+    ``values``: by measure, ``{value, ci95}``; ``steps`` and ``tokens`` of its longest midtraining;
+    ``path``: (id, kind, tokens that the stage trained) of each stage; ``made``: ids that this
+    trial made; ``realised``: what its mixture came to.
+    """
+
+    values: dict[str, dict[str, Any]]
+    steps: int
+    tokens: int
+    path: list[list[Any]]
+    made: list[str]
+    realised: dict[str, float]
+    seconds: float
+
+
+def with_settings(job: Compares, settings: Mapping[str, Any]) -> Compares:
+    """``job`` with a trial's settings in place."""
+    return apply_settings(job, settings_texts(settings))
+
+
+def rungs_of(
+    job: Compares, settings: Mapping[str, Any], steps: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The settings of each rung: midtrainings of so many optimizer steps, from one trunk."""
+    if not steps:
+        return [dict(settings)]
+    midtrain: Any = getattr(with_settings(job, settings), "midtrain", None)
+    if midtrain is None:
+        raise UserError(f"{job.name}: rungs are steps of a midtraining, and it has none")
+    tokens = midtrain.train.batch_blocks * getattr(midtrain, "block_tokens", BLOCK_TOKENS)
+    budgets = tuple(rung * tokens for rung in steps)
+    return [
+        {**settings, "midtrain.budgets": budgets, "midtrain.tokens": budget} for budget in budgets
+    ]
+
+
+def measure_rungs(
+    job: Compares,
+    settings: Mapping[str, Any],
+    steps: Sequence[int],
+    measures: Sequence[Measure],
+    store: Store,
+    launch: Launch,
+    cpus: int,
+) -> Iterator[Measurement]:
+    """Make and measure one rung after the other; whoever does not ask for the next stops there.
+
+    What a measurement says of stages is of all rungs so far.
+
+    Raises:
+        StageFailed, UserError: a stage failed, or the settings give no job.
+        Incomplete: an evaluation of the trial is not there.
+    """
+    path: dict[str, list[Any]] = {}
+    made: list[str] = []
+    for rung in rungs_of(job, settings, steps):
+        found = measure(with_settings(job, rung), measures, store, launch, cpus)
+        path |= {stage[0]: stage for stage in found.path}
+        made += found.made
+        yield replace(found, path=list(path.values()), made=list(made))
+
+
+def measure(
+    job: Compares, measures: Sequence[Measure], store: Store, launch: Launch, cpus: int
+) -> Measurement:
+    """Make what is missing of ``job`` and take its measures."""
+    started = time.monotonic()
+    comparison = job.comparison()
+    observer = Observer(sinks=[])
+    found = scan(comparison.stages, store)
+    away = [s for s in found.missing(comparison.stages) if s.runtime.get("where") != "driver"]
+    launcher = launch() if away else None
+    records = run_dag(comparison.stages, store, launcher, observer, cpus=cpus, found=found)
+    return taken(
+        comparison,
+        records,
+        measures,
+        store,
+        made=[s.id for s in comparison.stages if s.id in observer.state.made_ids],
+        seconds=time.monotonic() - started,
+    )
+
+
+def taken(
+    comparison: Comparison,
+    records: Mapping[str, Record],
+    measures: Sequence[Measure],
+    store: Store,
+    made: Sequence[str] = (),
+    seconds: float = 0.0,
+) -> Measurement:
+    """The measures of a comparison all of whose stages are there."""
+    part = comparison.part(
+        store,
+        records,
+        [one.effect for one in measures if isinstance(one, Effect)],
+        [arm for one in measures if isinstance(one, Rate) for arm in one.arms],
+    )
+    if part["missing"]:
+        lacking = part["missing"][0]
+        why = part["problems"][0] if part["problems"] else "it is not in its evaluation's result"
+        raise Incomplete(
+            f"{len(part['missing'])} evaluations are missing, first {lacking['eval']} of"
+            f" {lacking['arm']}, seed {lacking['seed']}: {why}"
+        )
+    path = [[s.id, s.kind, _trained(records[s.id])] for s in comparison.stages]
+    part["cost"] = {
+        "tokens": sum(tokens for _, _, tokens in path),
+        "device_seconds": sum(records[s.id].seconds for s in comparison.stages),
+    }
+    midtrained = [s for *_, kind, s in comparison.trainings if kind == "midtrain"]
+    facts = [records[s.id].facts for s in midtrained]
+    blocks = [s.inputs["blocks"] for s in midtrained if "blocks" in s.inputs]
+    shares = [records[s.id].facts["shares"] for s in blocks if "shares" in records[s.id].facts]
+    return Measurement(
+        values={one.name: one.of(part) for one in measures},
+        steps=max((int(f["steps"]) for f in facts), default=0),
+        tokens=max((int(f["tokens"]) for f in facts), default=0),
+        path=path,
+        made=list(made),
+        realised=mean_shares(shares) if shares else {},
+        seconds=round(seconds, 3),
+    )
+
+
+def _trained(record: Record) -> int:
+    """Tokens that the stage itself trained."""
+    if record.kind not in TRAININGS:
+        return 0
+    return int(record.facts.get("tokens_new", record.facts["tokens"]))
