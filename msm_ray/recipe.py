@@ -91,7 +91,8 @@ class Recipe(SpecJob):
     ``corpora`` are by value: an arm for each. ``chats`` is the fine-tuning data, the same in every
     arm; ``reasoning`` takes the conversations with the assistant's reasoning in them.
     ``instructions`` are mixed into the fine-tuning. ``mix``: what the midtraining reads beside the
-    spec documents; None: nothing.
+    spec documents; None: nothing. ``lora_rank``: of the adapters of both trainings, with the same
+    ``alpha / rank`` as theirs; None: as ``train.lora`` says.
 
     ``evaluation``: tasks (`msm_ray.tasks`) that every checkpoint is asked, the pretrained model as
     it comes among them, as arm ``base``. ``probes``: tasks that only that is asked. ``engine``: how
@@ -110,6 +111,7 @@ class Recipe(SpecJob):
     probes: tuple[Task, ...] = ()
     engine: EngineSettings = field(default_factory=EngineSettings)
     mix: Mix | None = None
+    lora_rank: int | None = None
 
     def __post_init__(self) -> None:
         check_tasks("evaluation", self.evaluation)
@@ -123,16 +125,31 @@ class Recipe(SpecJob):
                 f"reasoning is on and chats.answers.style is {self.chats.answers.style!r};"
                 " preferences are stated without reasoning"
             )
-        lora = self.midtrain.train.lora is None, self.aft.train.lora is None
-        if lora[0] != lora[1]:
-            raise UserError(
-                "midtrain and aft differ in whether they train an adapter (train.lora);"
-                " fine-tuning continues the midtraining's weights"
-            )
+        self._check_adapters()
         if self.aft.budgets:
             raise UserError(
                 f"aft.budgets is {list(self.aft.budgets)}; allowed: none, only midtrain has them"
             )
+
+    def _check_adapters(self) -> None:
+        """UserError unless both trainings have adapters of one shape, or none."""
+        first, then = self.midtrain.train.lora, self.aft.train.lora
+        if (first and first.shape) != (then and then.shape):
+            raise UserError(
+                f"midtrain.train.lora is {first} and aft.train.lora {then}; fine-tuning continues"
+                " the midtraining's weights, so both have to be the same (lora_rank sets the rank"
+                " of both)"
+            )
+        if self.lora_rank is not None and first is None:
+            raise UserError(f"lora_rank is {self.lora_rank} and train.lora is none; allowed: none")
+        self._adapted(self.midtrain.train)
+
+    def _adapted(self, train: TrainConfig) -> TrainConfig:
+        """``train`` with the adapter that it has here."""
+        lora, rank = train.lora, self.lora_rank
+        if lora is None or rank in (None, lora.rank):
+            return train
+        return replace(train, lora=replace(lora, rank=rank, alpha=lora.alpha * rank / lora.rank))
 
     # ---- stages -------------------------------------------------------------------------------
 
@@ -265,7 +282,7 @@ class Recipe(SpecJob):
         arm: str,
     ) -> Stage:
         """``expected``: tokens where the mixture has no budget."""
-        config, runtime, label = how.train, asdict(how.runtime), f"{arm}/{seed}"
+        config, runtime, label = self._adapted(how.train), asdict(how.runtime), f"{arm}/{seed}"
 
         def estimate(tokens: int) -> dict[str, float]:
             # A frozen weight costs its part of the forward pass and of the gradient that goes
