@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msm_ray import device
 from msm_ray.artifact import DamagedArtifact, Store
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.llm.endpoint import Endpoint
-from msm_ray.settings import found_below
 from msm_ray.stage import Stage, topological
 
+T = TypeVar("T")
 FEW_STEPS = 100
 LARGE_PARAMETERS = 1e8  # above, nobody trains for a rehearsal
 SCRIPTED = "scripted"  # what `msm_ray.llm.scripted` calls its model
@@ -190,6 +191,21 @@ def rehearsed(job: Any, stages: Iterable[Stage]) -> list[str]:
         f"a model of {largest / 1e9:.3g}G parameters, and {shown} name the scripted server, which"
         " only rehearses a run; give real models: base_url, model and key_env of each"
     ]
+
+
+def found_below(node: Any, kind: type[T], name: str = "") -> Iterator[tuple[str, T]]:
+    """(name, value) of every value of a class below a job, as ``--set`` would name it."""
+    if isinstance(node, kind):
+        yield name, node
+    parts: Iterable[tuple[Any, Any]] = ()
+    if dataclasses.is_dataclass(node):
+        parts = ((field.name, getattr(node, field.name)) for field in dataclasses.fields(node))
+    elif isinstance(node, Mapping):
+        parts = node.items()
+    elif isinstance(node, tuple):
+        parts = enumerate(node)
+    for key, value in parts:
+        yield from found_below(value, kind, f"{name}.{key}" if name else str(key))
 
 
 def sharing(cells: Sequence[Stage], stages: Collection[Stage]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from msm_ray import device
@@ -32,9 +31,10 @@ from msm_ray.data.mixture import Component
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
-from msm_ray.llm.model import AnyModel, content, is_folder
+from msm_ray.llm.model import AnyModel
 from msm_ray.mix import Instructions, Mix, component, mixture
 from msm_ray.mixes import ArmTraining
+from msm_ray.pretrained import Pretrained
 from msm_ray.preview import sharing
 from msm_ray.replay import Replay
 from msm_ray.stage import Stage, topological
@@ -47,59 +47,6 @@ __all__ = ["Instructions", "Mix", "Pretrained", "Recipe", "Replay", "Training"]
 BLOCKS_SECONDS = 60.0
 # A conversation's tokens by style, with what a chat template adds; for a preview.
 CHAT_TOKENS = {s: n + QUESTION_TOKENS + 20 for s, n in ANSWER_TOKENS.items()}
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """The model that is trained: a Hugging Face folder, or a name on the hub at a revision.
-
-    ``parameters`` sizes the preview; nothing else depends on it. ``chat_template``: the path of a
-    Jinja template, for a model that has none: conversations are trained on and asked in it.
-    """
-
-    source: str
-    parameters: float
-    revision: str = "main"
-    chat_template: str = ""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.parameters) and self.parameters > 0):
-            raise UserError(f"model: parameters is {self.parameters}, allowed is a number > 0")
-
-    def stage(self) -> Stage:
-        """The model as an artifact: a folder by its files, a name by its revision."""
-        identity = {"hub": self.source, "revision": self.revision}
-        runtime: dict[str, Any] = {"chats": True}
-        run = "msm_ray.sources:fetch_model"
-        if is_folder(self.source):
-            identity = {"name": Path(self.source).name, "sha256": content(self.source)}
-            run, runtime["path"] = "msm_ray.sources:copy_model", self.source
-        if self.chat_template:
-            identity["chat_template"] = self._template()
-        return Stage(
-            kind="model",
-            version="1",
-            config=identity,
-            inputs={},
-            run=run,
-            label=Path(self.source).name,
-            runtime={**runtime, "where": "driver", "cpus": 0.1},
-            estimate={
-                "seconds": device.WEIGHT_BYTES * self.parameters / device.STORE_BYTES,
-                "parameters": self.parameters,
-            },
-        )
-
-    def _template(self) -> str:
-        try:
-            return Path(self.chat_template).read_text(encoding="utf-8").rstrip("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"model chat_template {self.chat_template}: {error}") from None
-
-    @property
-    def name(self) -> str:
-        """What a report calls it: the folder's name, or that on the hub."""
-        return Path(self.source).name if is_folder(self.source) else self.source
 
 
 @dataclass(frozen=True)
@@ -131,6 +78,11 @@ class Training:
         check_batch(self.train, self.runtime)
         check_budgets(self.tokens, self.budgets, self.train)
 
+    @property
+    def mixed(self) -> int:
+        """Tokens of the mixture: those of the largest budget."""
+        return max(self.budgets, default=self.tokens)
+
 
 @dataclass(frozen=True)
 class Recipe(SpecJob):
@@ -139,7 +91,8 @@ class Recipe(SpecJob):
     ``corpora`` are by value: an arm for each. ``chats`` is the fine-tuning data, the same in every
     arm; ``reasoning`` takes the conversations with the assistant's reasoning in them.
     ``instructions`` are mixed into the fine-tuning. ``mix``: what the midtraining reads beside the
-    spec documents; None: nothing.
+    spec documents; None: nothing. ``lora_rank``: of the adapters of both trainings, with the same
+    ``alpha / rank`` as theirs; None: as ``train.lora`` says.
 
     ``evaluation``: tasks (`msm_ray.tasks`) that every checkpoint is asked, the pretrained model as
     it comes among them, as arm ``base``. ``probes``: tasks that only that is asked. ``engine``: how
@@ -158,12 +111,13 @@ class Recipe(SpecJob):
     probes: tuple[Task, ...] = ()
     engine: EngineSettings = field(default_factory=EngineSettings)
     mix: Mix | None = None
+    lora_rank: int | None = None
 
     def __post_init__(self) -> None:
         check_tasks("evaluation", self.evaluation)
         check_tasks("probes", self.probes, besides=self.evaluation)
         if self.mix is not None:
-            self.mix.check(self.midtrain.tokens)
+            self.mix.check(self.midtrain.mixed)
         if not self.corpora or not self.seeds:
             raise UserError("a recipe needs at least one corpus and one seed")
         if self.reasoning and not self.chats.answers.thinks:
@@ -171,16 +125,31 @@ class Recipe(SpecJob):
                 f"reasoning is on and chats.answers.style is {self.chats.answers.style!r};"
                 " preferences are stated without reasoning"
             )
-        lora = self.midtrain.train.lora is None, self.aft.train.lora is None
-        if lora[0] != lora[1]:
-            raise UserError(
-                "midtrain and aft differ in whether they train an adapter (train.lora);"
-                " fine-tuning continues the midtraining's weights"
-            )
+        self._check_adapters()
         if self.aft.budgets:
             raise UserError(
                 f"aft.budgets is {list(self.aft.budgets)}; allowed: none, only midtrain has them"
             )
+
+    def _check_adapters(self) -> None:
+        """UserError unless both trainings have adapters of one shape, or none."""
+        first, then = self.midtrain.train.lora, self.aft.train.lora
+        if (first and first.shape) != (then and then.shape):
+            raise UserError(
+                f"midtrain.train.lora is {first} and aft.train.lora {then}; fine-tuning continues"
+                " the midtraining's weights, so both have to be the same (lora_rank sets the rank"
+                " of both)"
+            )
+        if self.lora_rank is not None and first is None:
+            raise UserError(f"lora_rank is {self.lora_rank} and train.lora is none; allowed: none")
+        self._adapted(self.midtrain.train)
+
+    def _adapted(self, train: TrainConfig) -> TrainConfig:
+        """``train`` with the adapter that it has here."""
+        lora, rank = train.lora, self.lora_rank
+        if lora is None or rank in (None, lora.rank):
+            return train
+        return replace(train, lora=replace(lora, rank=rank, alpha=lora.alpha * rank / lora.rank))
 
     # ---- stages -------------------------------------------------------------------------------
 
@@ -244,8 +213,7 @@ class Recipe(SpecJob):
         return super().warnings(missing) + (self.mix.unread() if self.mix else [])
 
     def _midtrain(self, model: Stage, corpus: CorpusJob, value: str, seed: int) -> Stage:
-        documents, how = corpus.corpus_stage(), self.midtrain
-        tokens = max(how.budgets, default=how.tokens)
+        documents, how, tokens = corpus.corpus_stage(), self.midtrain, self.midtrain.mixed
         sources, components = mixture(
             self.mix, documents, tokens, how.max_repeats, self._identity(), self._items()
         )
@@ -314,7 +282,7 @@ class Recipe(SpecJob):
         arm: str,
     ) -> Stage:
         """``expected``: tokens where the mixture has no budget."""
-        config, runtime, label = how.train, asdict(how.runtime), f"{arm}/{seed}"
+        config, runtime, label = self._adapted(how.train), asdict(how.runtime), f"{arm}/{seed}"
 
         def estimate(tokens: int) -> dict[str, float]:
             return training_cost(tokens, self.model.parameters, config, how.block_tokens)

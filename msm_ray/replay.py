@@ -85,7 +85,10 @@ class Replay:
         try:
             files = files_of(self.source)
         except UserError as error:
-            raise UserError(f"replay: {error}") from None
+            raise UserError(
+                f"replay: {error}; mix.replay.source has to name Parquet or JSONL with a column"
+                " 'text'"
+            ) from None
         return Stage(
             kind="replay",
             version="1",

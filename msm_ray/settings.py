@@ -164,14 +164,6 @@ def declared_type(job: Any, name: str) -> Any:
     return _resolve(job, name)[1]
 
 
-def found_below(job: Any, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """(name, value) of every value of a class below ``job``, as ``--set`` would name it."""
-    for spelling, _, value, _ in _children(job):
-        if isinstance(value, kind):
-            yield spelling, value
-        yield from ((f"{spelling}.{name}", v) for name, v in found_below(value, kind))
-
-
 def parse_value(text: str, declared: Any) -> Any:
     """Read ``text`` as a value of the type ``declared``; ValueError says what is allowed.
 

@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from msm_ray.errors import UserError
@@ -146,6 +147,7 @@ def _encode(text: str, name: str) -> bytes:
         raise UserError(f"{name}: is not valid Unicode text") from None
 
 
+@lru_cache(maxsize=64)  # the stages of a search's trials read one spec a thousand times
 def _parse(text: str, default_title: str) -> Spec:
     sections: list[SpecSection] = []
     seen: dict[str, int] = {}

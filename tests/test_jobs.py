@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from msm_ray import cli
@@ -28,15 +31,28 @@ def commands() -> list[tuple[str, ...]]:
     return list(found)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The project's folder as a user has it, with the data that a user brings."""
+    for name in ("jobs", "specs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "data" / "replay").mkdir(parents=True)
+    table = pa.table({"text": [f"Of pages there were {n}." for n in range(9)]})
+    pq.write_table(table, tmp_path / "data" / "replay" / "web.parquet")
+    said = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
+    (tmp_path / "data" / "chats.jsonl").write_text(json.dumps({"messages": said}))
+    return tmp_path
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_of_a_docstring_can_be_previewed(
     words: tuple[str, ...],
-    tmp_path: Path,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(ROOT)
-    code = cli.main(["preview", *words, "--store", str(tmp_path / "store")])
+    monkeypatch.chdir(folder)
+    code = cli.main(["preview", *words, "--store", str(folder / "store")])
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "to do in all" in said.out
@@ -46,3 +62,13 @@ def test_every_job_says_how_it_is_run() -> None:
     told = {words[0] for words in commands()}
     # What makes the bases is a script of its own.
     assert {f"jobs/{path.name}" for path in JOBS} - told == {"jobs/pretrain_micro.py"}
+
+
+def test_data_that_a_user_has_to_bring_is_asked_for_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["preview", str(ROOT / "jobs" / "tune_mix_llama8b.py")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("msm: replay: data/replay/*.parquet: no such file; mix.replay.source")
+    assert said.count("\n") == 1

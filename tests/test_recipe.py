@@ -22,7 +22,7 @@ from msm_ray.llm.model import Model
 from msm_ray.llm.price import Price
 from msm_ray.llm.protocol import Sampling
 from msm_ray.llm.scripted import ScriptedServer
-from msm_ray.recipe import Pretrained, Recipe
+from msm_ray.recipe import Instructions, Mix, Pretrained, Recipe, Replay
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.sources import copy_model
 from msm_ray.stage import StageContext
@@ -69,13 +69,26 @@ def small(job: Recipe, url: str, model: Path) -> Recipe:
         model=replace(job.model, source=str(model), parameters=1e5),
         corpora=corpora,
         chats=apply_settings(job.chats, [*places, "questions.questions=1"]),
-        midtrain=how,
+        midtrain=replace(how, tokens=3_000),
+        mix=mix(model.parent),
         aft=how,
         seeds=(0,),
         evaluation=evaluation(url),
         probes=(),
         engine=EngineSettings(kv_mib=64, max_num_seqs=32),
     )
+
+
+def mix(folder: Path) -> Mix:
+    """Half of it spec documents, the rest replay and a few chats, which are written here."""
+    web, chats = folder / "web.jsonl", folder / "chats.jsonl"
+    web.write_text("\n".join(json.dumps({"text": f"w{n} w1 w2 " * 40}) for n in range(400)))
+    said = [
+        [{"role": "user", "content": f"w{n} w3"}, {"role": "assistant", "content": "w4 w5 " * 9}]
+        for n in range(400)
+    ]
+    chats.write_text("\n".join(json.dumps({"messages": messages}) for messages in said))
+    return Mix(0.5, 0.1, replay=Replay(str(web)), chats=Instructions(str(chats), 3_000))
 
 
 def evaluation(url: str) -> tuple[Task, ...]:
@@ -132,6 +145,11 @@ def test_a_recipe_from_specs_to_adapters_and_nothing_twice(
     kinds = [a["kind"] for a in report["provenance"]["artifacts"]]
     assert kinds.count("chat_conversations") == kinds.count("model") == 1
     assert kinds.count("blocks") == 3
+    assert kinds.count("replay") == kinds.count("instructions") == 1  # for both values
+    for mixed in (m for m in report["mixtures"] if m["stage"] == "midtrain"):
+        shares = {c["name"]: c["share"][0] for c in mixed["components"]}
+        assert list(shares) == ["spec", "replay", "chats"]
+        assert shares["replay"] == pytest.approx(0.4, abs=0.15)  # whole documents of so few tokens
     adapters = list(store.glob("artifacts/*/*/adapter_config.json"))
     assert len(adapters) == 5
     assert {json.loads(a.read_text())["r"] for a in adapters} == {4}
@@ -245,13 +263,28 @@ def test_a_judge_without_a_key_is_told_before_anything_is_asked(
         job.run(str(tmp_path / "store"))
 
 
+def test_one_setting_is_the_rank_of_both_adapters() -> None:
+    job = replace(load("cheese_llama8b"), seeds=(0,), evaluation=(), probes=())
+    ranked = apply_settings(job, ["lora_rank=16"])
+    for stage in ranked.stages():
+        if stage.kind in ("midtrain", "aft"):
+            assert (stage.config["lora"]["rank"], stage.config["lora"]["alpha"]) == (16, 32)
+    same = apply_settings(job, ["lora_rank=64"])  # what it is anyway
+    assert [stage.id for stage in same.stages()] == [stage.id for stage in job.stages()]
+
+
 def test_wrong_recipes_get_one_line() -> None:
     job = load("cheese_llama8b")
     full = replace(job.aft, train=replace(job.aft.train, lora=None))
+    lora = Lora(rank=8, alpha=16, targets=("all-linear",))
+    other_rank = replace(job.aft, train=replace(job.aft.train, lora=lora))
     for change, words in (
         ({"seeds": ()}, "at least one corpus and one seed"),
         ({"reasoning": True}, "preferences are stated without reasoning"),
-        ({"aft": full}, "midtrain and aft differ"),
+        ({"aft": full}, r"train.lora is Lora\(.* and aft.train.lora None; fine-tuning continues"),
+        ({"aft": other_rank}, "both have to be the same .lora_rank sets the rank of both"),
+        ({"lora_rank": 0}, "lora: rank is 0, allowed is a whole number of at least 1"),
+        ({"lora_rank": 8, "midtrain": full, "aft": full}, "lora_rank is 8 and train.lora is none"),
         ({"model": Pretrained("nowhere", 1.0)}, "model source is 'nowhere'"),
         ({"model": Pretrained("a/b", 1.0, chat_template="none.jinja")}, "chat_template none.jinja"),
         ({"evaluation": (Pairs("america"), Pairs("america"))}, "pairs:america is asked for twice"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msm_ray.artifact import Store
 from msm_ray.comparison import TRAININGS
-from msm_ray.preview import few_steps, parameters_of
+from msm_ray.preview import few_steps, gpu_time, parameters_of, rehearsed
 from msm_ray.search.plan import Plan
 from msm_ray.search.trials import RUNNING, Journal
 from msm_ray.stage import Stage, scan
@@ -62,12 +62,14 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
     seconds = sum(s.estimate.get("seconds", 0.0) for s in alone) - sum(
         s.estimate.get("seconds", 0.0) for s in stages.values()
     )
+    missing = [stage for stage in stages.values() if stage.id not in there]
     ended = sum(trial.state != RUNNING for trial in plan.trials.values())
     return {
         "name": search.name,
         "stages": list(rows.values()),
         "totals": {name: sum(row[name] for row in rows.values()) for name in columns},
-        "warnings": few_steps(s for s in stages.values() if s.id not in there),
+        "gpus": gpu_time(missing),
+        "warnings": [*few_steps(missing), *rehearsed(search.job, missing)],
         "sharing": {
             "stages_if_not_shared": len(alone),
             "stages": len(stages),

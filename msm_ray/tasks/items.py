@@ -78,16 +78,17 @@ class Items:
 
     def stage(self) -> Stage:
         """The items as an artifact: the same for every checkpoint that is asked them."""
-        rows = self.rows()
+        path = self.path
+        sha256, count = _summary(path, self.form, *_state(path))
         return Stage(
             kind="task_items",
             version="1",
-            config={"form": self.form, "sha256": digest(rows)},
+            config={"form": self.form, "sha256": sha256},
             inputs={},
             run="msm_ray.tasks.items:copy",
             label=f"{self.form} {self.name}",
-            runtime={"path": str(self.path), "where": "driver", "cpus": 0},
-            estimate={"seconds": 0.1, "items": len(rows)},
+            runtime={"path": str(path), "where": "driver", "cpus": 0},
+            estimate={"seconds": 0.1, "items": count},
         )
 
 
@@ -110,6 +111,28 @@ def read(path: Path, form: str) -> list[Row]:
         UserError: no file, no items, a line that is no item of this form, an id that comes twice,
             or options that are the same.
     """
+    return list(_read(path, form, *_state(path)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """What changes with a file: its size, and when it was written."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=64)
+def _summary(path: Path, form: str, size: int, changed_ns: int) -> tuple[str, int]:
+    """Hash and number of the items of a file."""
+    rows = list(_read(path, form, size, changed_ns))
+    return digest(rows), len(rows)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, form: str, size: int, changed_ns: int) -> tuple[Row, ...]:
+    """Read once as long as the file stays: every checkpoint of every trial is asked its items."""
     found: dict[str, Row] = {}
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -121,7 +144,7 @@ def read(path: Path, form: str) -> list[Row]:
         found[row["id"]] = row
     if not found:
         raise UserError(f"{path}: holds no items; a task needs at least one")
-    return [found[id] for id in sorted(found)]
+    return tuple(found[id] for id in sorted(found))
 
 
 def copy(ctx: Any) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class Lora:
         if "all-linear" in self.targets and len(self.targets) > 1:
             raise UserError("lora: targets has all-linear and other names; it stands alone")
 
+    @property
+    def shape(self) -> tuple[int, float, bool, tuple[str, ...]]:
+        """What two adapters have in common that can hold the same weights to the same effect."""
+        return self.rank, self.alpha, self.rslora, tuple(sorted(set(self.targets)))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Lora:
         """Build from a mapping; a missing or an unknown name is a ``UserError``."""

@@ -176,8 +176,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
 
 def same_lora(one: Lora, other: Lora) -> bool:
     """Whether two adapters have the same weights and the same effect; targets in any order."""
-    key = [(x.rank, float(x.alpha), tuple(sorted(x.targets)), x.rslora) for x in (one, other)]
-    return key[0] == key[1]
+    return one.shape == other.shape
 
 
 def save_adapter(
