@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from msm_ray import device
 from msm_ray.artifact import Record, Store
 from msm_ray.assemble import closer
 from msm_ray.cells import Cell, ItemValues, training_facts

@@ -25,7 +25,6 @@ from msm_ray.provenance import machine, versions
 from msm_ray.search.job import Search
 from msm_ray.search.methods import Method, Random, Stratified
 from msm_ray.search.objectives import Effect, Objective
-
 from msm_ray.search.space import Mixture, Real, Space
 
 HERE = Path(__file__).resolve().parent
