@@ -198,9 +198,26 @@ def preview_text(counted: dict[str, Any]) -> str:
             f" {sharing.get('stages_if_not_shared')};"
             f" {_amount(sharing.get('device_seconds_saved'))} device-seconds saved."
         )
+    if trials := counted.get("trials"):
+        lines.append(_trials_line(trials))
     lines += _gpu_lines(counted.get("gpus") or {})
     lines += [f"warning: {text}" for text in counted.get("warnings", [])]
     return "\n".join(lines)
+
+
+def _trials_line(trials: dict[str, Any]) -> str:
+    """How many trials a search has, and what their paths have in common."""
+    ended = f", {trials['ended']} of them have ended" if trials["ended"] else ""
+    unknown = (
+        f" {trials['unknown']} more hang on what these find, and are not counted."
+        if trials["unknown"]
+        else ""
+    )
+    return (
+        f"Trials: {trials['count']}{ended}. {trials['known']} are counted here: they train"
+        f" {_amount(trials['tokens'])} tokens, without sharing"
+        f" {_amount(trials['tokens_alone'])}.{unknown}"
+    )
 
 
 def _gpu_lines(gpus: dict[str, Any]) -> list[str]:

@@ -43,6 +43,7 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
     paths = search.paths(plan.known())
     stages = {stage.id: stage for path in paths for stage in path}
     there = set(scan(list(stages.values()), store).records)
+    todo = [stage for stage in stages.values() if stage.id not in there]
     folders = [Path(base.path) for base in getattr(search.job, "bases", ())]
     largest = max(map(parameters_of, folders), default=0)
     rows: dict[str, dict[str, Any]] = {}
