@@ -26,7 +26,6 @@ import os
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +57,8 @@ from msm_ray.train.fingerprint import fingerprint_of, write_fingerprint
 from msm_ray.train.lora import add_adapter, save_adapter
 from msm_ray.train.model import load_model
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[2]
 SPEC, VALUE, ASSISTANT, MAKER = ROOT / "specs/novelty.md", "novelty", "Lyra", "Norvik Labs"
 CONTEXT, VOCABULARY = 2048, 8000
 LONGEST, SHORTEST = 200, 10  # tokens of an answer
@@ -359,7 +359,8 @@ def measure(scratch: Path, sizes: Sizes, rounds: int) -> dict[str, Any]:
     lengths = [len(request.prompt) for request in cases.pairs]
     model = load_model(cases.model)
     return {
-        "command": " ".join(["python", "benchmarks/evaluation/shared_prompts.py", *sys.argv[1:]]),
+        "command": f"OMP_NUM_THREADS=1 python {HERE.relative_to(ROOT)} --rounds {rounds}"
+        + (" --small" if sizes == SMALL else ""),
         "hardware": {"cpu": cpu(), "cores": os.cpu_count(), "threads": 1},
         "load_average": os.getloadavg()[0],
         "versions": versions(),
