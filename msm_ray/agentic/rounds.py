@@ -25,7 +25,7 @@ from inspect_ai.model import GenerateConfig, get_model
 
 from msm_ray.agentic.counts import Ended, Rollout
 from msm_ray.agentic.job import Job, Server
-from msm_ray.agentic.task import rollouts_task
+from msm_ray.agentic.task import Scored, rollouts_task
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
@@ -37,7 +37,7 @@ def finished(logs: Path) -> Iterator[Ended]:
         yield from map(_ended, read_eval_log(str(path)).samples or ())
 
 
-def _evaluate(job: Job, wanted: Mapping[str, Sequence[int]], scored: Any) -> Iterator[Ended]:
+def _evaluate(job: Job, wanted: Mapping[str, Sequence[int]], scored: Scored) -> Iterator[Ended]:
     """The rollouts of one evaluation by Inspect, with its log in the job's folder."""
     (log,) = inspect_ai.eval(
         rollouts_task(wanted, job.how, False, scored),

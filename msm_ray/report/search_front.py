@@ -8,7 +8,7 @@ from itertools import pairwise
 from msm_ray.report.figures import INK, MUTED, auto_axis, line
 from msm_ray.report.lines import TICK_ROOM, doses
 from msm_ray.report.search_found import Found, Objective, Trial
-from msm_ray.report.search_mix import drawn_words, interval_bar
+from msm_ray.report.search_mix import drawn_words, interval_bar, mark_words
 from msm_ray.report.search_plot import (
     SHADES,
     Frame,
@@ -53,8 +53,7 @@ def front(found: Found) -> str:
     ]
     if found.constraints:
         said.append("Hollow marks do not meet the constraints and cannot be on the front.")
-    if any(t.state == "stopped" for t in both):
-        said.append("A trial that was stopped early stands at what it had reached.")
+    said.append(mark_words(found).strip())
     if not on_front:
         said.append("The report names no trial on the front.")
     if more:
@@ -152,7 +151,8 @@ def _cost(found: Found) -> str:
     caption = (
         "<b>How to read this.</b> Each mark is a trial: the tokens that its whole path trains on,"
         " also where another trial had trained a part of it already, and what it measured with"
-        f" its 95 % interval. {drawn_words(found)} {_outside(priced, [objective])}"
+        f" its 95 % interval.{mark_words(found)} {drawn_words(found)}"
+        f" {_outside(priced, [objective])}"
     )
     return heading + two_layouts(lambda n: _cost_figure(found, priced, colours, n), caption.strip())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from msm_ray.report.figures import MUTED, auto_axis, line, svg, text
+from msm_ray.report.figures import MUTED, auto_axis, clip, line, svg, text
 from msm_ray.report.search_found import Found, Measured, Trial
 from msm_ray.report.search_plot import (
     Frame,
@@ -67,6 +67,16 @@ def drawn_words(found: Found) -> str:
     )
 
 
+def mark_words(found: Found) -> str:
+    """What is to be said of marks that are not of full trials; begins with a space, or is empty."""
+    said = ""
+    if any(t.state == "stopped" for t in found.measured):
+        said += " A trial that was stopped early stands at what it had reached."
+    if any(t.phase == "swarm" for t in found.measured):
+        said += " Squares are the small runs of a swarm: compare them with each other only."
+    return said
+
+
 def _has_place(trial: Trial, sources: Sequence[str]) -> bool:
     if len(sources) == 3:
         return shares_of(trial.mix, sources) is not None
@@ -88,8 +98,7 @@ def _reading(found: Found, colours: Scale, sources: Sequence[str], law: bool) ->
         )
     elif len(sources) != 3:
         how += " A thin bar is a 95 % interval."
-    if any(t.state == "stopped" for t in found.measured):
-        how += " A trial that was stopped early stands at what it had reached."
+    how += mark_words(found)
     others = [n for n in found.varied if any(n in t.settings for t in found.trials)]
     if others:
         how += " Trials with alike shares may differ in their other settings."
@@ -148,7 +157,7 @@ def _small(found: Found, colours: Scale, source: str) -> str:
     y_axis = axis_of(_values(found, colours), "")
     frame = Frame(42, width - 8, 24, height - 44, x_axis, y_axis)
     marks, at = _points(found, colours, source, frame)
-    body = [frame.markup(f"share of {source}", 10.5), text(0, 12, name, 11.5)]
+    body = [frame.markup(f"share of {source}", 10.5), text(0, 12, clip(name, 38), 11.5)]
     body += [marks, rings(found, at, frame.left, frame.right)]
     label = f"{name} by the share of {source}"
     return svg(width, height, "".join(body), label, "figure curve shares")

@@ -239,7 +239,9 @@ def _axis(
         return "".join(parts)
     # Where axes stand close, their names stand on two levels, alternately.
     crowded = gap < CROWDED
-    room = max(8, int((2 * gap if crowded else gap) / 7.4))
+    room = max(8, int((2 * gap if crowded else gap) / 8.4))
+    if crowded and index in (0, of - 1):  # at the figure's edge a name reaches to one side only
+        room = int(room * 0.75)
     raised = 34 if crowded and index % 2 else 0
     x, y = end[0], end[1] - raised
     anchor = "start" if index == 0 else "end" if index == of - 1 else "middle"

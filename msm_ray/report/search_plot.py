@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from msm_ray.report.figures import INK, MUTED, Axis, auto_axis, line, svg, text
+from msm_ray.report.figures import INK, MUTED, Axis, auto_axis, clip, line, svg, text
 from msm_ray.report.lines import Doses
 from msm_ray.report.search_found import Found, Measured, Objective, Trial, chosen
 from msm_ray.report.text import esc, items, mapping, number, short_count
@@ -155,7 +155,7 @@ def colour_key(found: Found, colours: Scale, x: float, y: float, width: float) -
     """The legend of the colours, 44 pixels high: from the lowest value to the highest."""
     name, steps = colours.objective.name, len(SHADES)
     turned = range(steps) if colours.objective.goal == "max" else reversed(range(steps))
-    parts = [text(x, y + 11, name, 12.5, INK, weight=600)]
+    parts = [text(x, y + 11, clip(name, int(width / 8.6)), 12.5, INK, weight=600)]
     for i, shade in enumerate(turned):
         left = x + width * i / steps
         parts.append(
@@ -196,7 +196,9 @@ class Frame:
 
     def markup(self, x_title: str, size: float = 12) -> str:
         """Grid, ticks and titles."""
-        parts = [text(max(0.0, self.left - 46), self.top - 11, self.y.title, size + 0.5, INK)]
+        room = int((self.right - self.left) / (0.58 * size))
+        y_title, x_title = clip(self.y.title, room + 4), clip(x_title, room)
+        parts = [text(max(0.0, self.left - 46), self.top - 11, y_title, size + 0.5, INK)]
         for value, words in self.y.ticks:
             y = self.y_of(value)
             parts.append(line(self.left, y, self.right, y))

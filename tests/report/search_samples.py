@@ -6,6 +6,7 @@ show what they show of a real search: noise of the size of the intervals, losers
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from typing import Any
@@ -126,6 +127,16 @@ def search_part(trials: int = 24, seed: int = 26) -> dict[str, Any]:
             "source": JOB.format(number=best["number"], rate=rate, **best["mix"]),
         },
     }
+
+
+def with_long_names(part: dict[str, Any]) -> dict[str, Any]:
+    """``part`` with sources, objectives and settings whose names are as long as they come."""
+    found = json.dumps(part)
+    for name in (*SOURCES[:2], FIRST, SECOND, RATE):
+        long = "_".join([name, *["of_the_midtrained_arms"] * 3])
+        found = found.replace(f'"{name}"', f'"{long}"')
+    renamed: dict[str, Any] = json.loads(found)
+    return renamed
 
 
 def surface(steps: int) -> list[dict[str, Any]]:

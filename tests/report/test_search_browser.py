@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from chromium import CHROMIUM, Page, chromium, tab
 from report_example import example_report
-from search_samples import search_part, several_sources
+from search_samples import search_part, several_sources, with_long_names
 
 from msm_ray.report.html import render_html
 
@@ -89,6 +89,8 @@ def on_page(browser: str, tmp_path: Path) -> Callable[..., Any]:
 @pytest.mark.parametrize("sources", [2, 3, 4])
 def test_every_figure_is_seen_whole(on_page: Any, sources: int, width: int) -> None:
     part = search_part() if sources == 3 else several_sources(sources)
+    if sources > 2:
+        part = with_long_names(part)
     found = on_page(part, lambda page: page.js(SEEN), width)
     layout = "wide" if width == 1200 else "narrow"
     names = {name.removeprefix(f"figure {layout} ") for name, _ in found["figures"]}
