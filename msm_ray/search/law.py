@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -27,11 +28,13 @@ FOLDS = 5
 class Optimum:
     """Where a law predicts the best value.
 
-    ``interval``: of the predicted value at ``point``, 95 %, from laws refitted to resampled trials.
-    That place was chosen for its high prediction, so the value is more likely too high than too
-    low: only runs with fresh seeds confirm it. ``spread``: how far the best points of the refitted
-    laws lie from it on average, as the largest difference of a share or coordinate; ``ranges``: 95
-    % of them, by source and by coordinate.
+    ``interval``: of a run's value at ``point``, 95 %, from laws refitted to resampled trials, each
+    of the kind that erred least on the trials its resample left out, with such an error added. It
+    knows what trials say; beyond them (a vertex of the mixture that no trial came near) a law may
+    be wrong by more, and the place was chosen for its high prediction: only runs with fresh seeds
+    confirm it. ``spread``: how far the best points of the refitted laws lie from it on average, as
+    the largest difference of a share or coordinate; ``ranges``: 95 % of them, by source and
+    coordinate.
     """
 
     point: Point
@@ -70,11 +73,15 @@ class Law:
         tops: list[int] = []
         while len(values) < resamples:
             pick = rng.integers(len(self.y), size=len(self.y))
-            if len(set(pick.tolist())) < FEWEST:
+            left = np.setdiff1d(np.arange(len(self.y)), pick)
+            if len(left) == 0 or len(self.y) - len(left) < FEWEST - 1:
                 continue
-            refitted = FITS[self.kind](self.X[pick], self.y[pick], self.seed)(rows)
-            values.append(float(refitted[top]))
-            tops.append(int(np.argmax(refitted)))
+            refitted = [FITS[kind](self.X[pick], self.y[pick], self.seed) for kind in self.cv]
+            errors = [self.y[left] - predict(self.X[left]) for predict in refitted]
+            least = min(range(len(errors)), key=lambda i: float(np.mean(errors[i] ** 2)))
+            again = refitted[least](rows)
+            values.append(float(again[top] + rng.choice(errors[least])))
+            tops.append(int(np.argmax(again)))
         spread = float(np.abs(rows[tops] - rows[top]).max(axis=1).mean())
         low, high = (float(q) for q in np.quantile(values, [0.025, 0.975]))
         places = [_place(space, points[i]) for i in tops]
@@ -84,6 +91,23 @@ class Law:
             for a, b in [np.quantile([p[name] for p in places], [0.025, 0.975])]
         }
         return Optimum(points[top], float(found[top]), (low, high), spread, ranges)
+
+    def proposals(
+        self, space: Space, n: int, candidates: int, apart: float, seed: int
+    ) -> list[Point]:
+        """The best of ``candidates`` points, and the next best that differ from those before.
+
+        By at least ``apart`` in a share or coordinate, as long as there are such.
+        """
+        points = dense(space, candidates, seed)
+        rows = np.array([features(space, p) for p in points])
+        order = [int(i) for i in np.argsort(-self.predict(rows), kind="stable")]
+        chosen: list[int] = []
+        for i in order:
+            if len(chosen) < n and all(np.abs(rows[i] - rows[j]).max() >= apart for j in chosen):
+                chosen.append(i)
+        chosen += [i for i in order if i not in chosen]
+        return [points[i] for i in chosen[:n]]
 
 
 def fit(X: Any, y: Any, kinds: Sequence[str] = tuple(FITS), seed: int = 0) -> Law:
@@ -167,6 +191,17 @@ def rank_correlation(
 # ------------------------------------------------------------------------------------------ method
 
 
+@lru_cache(maxsize=4)
+def _fit(
+    rows: tuple[tuple[float, ...], ...],
+    values: tuple[float, ...],
+    kinds: tuple[str, ...],
+    seed: int,
+) -> Law:
+    """The same law for every proposal."""
+    return fit(rows, values, kinds, seed)
+
+
 @dataclass(frozen=True)
 class MixtureLaw:
     """``swarm`` small runs, a law of them, and ``propose`` full runs where it predicts the best.
@@ -175,7 +210,8 @@ class MixtureLaw:
     swarm's points are stratified and, in a mixture, Dirichlet with its ``alpha``. The proposals
     wait until the swarm has ended. They are the best of ``candidates`` points and the next best
     that differ from those before by at least ``apart`` in a share or coordinate. Only the first
-    objective counts, and only trials that were done.
+    objective counts, and only trials that were done. Without a ``proxy`` the swarm's runs are full
+    ones as well, and their phase says so.
 
     ``check_points``: so many of the swarm's points are run in full as well, whatever they found:
     whether small runs order mixes as large ones do is then measured, and not assumed.
@@ -186,7 +222,7 @@ class MixtureLaw:
     propose: int = 3
     candidates: int = 2048
     surrogates: tuple[str, ...] = tuple(FITS)
-    apart: float = 0.05
+    apart: float = 0.1
     check_points: int = 0
 
     def __post_init__(self) -> None:
@@ -241,38 +277,27 @@ class MixtureLaw:
         swarm = Stratified(self.swarm)
         if number < self.swarm:
             point = swarm.suggest(space, number, seen, seed).point
-            return Suggestion(point, phase="swarm", extra=self.proxy)
+            return Suggestion(point, "swarm" if self.proxy else "full", extra=self.proxy)
         if number < self.swarm + self.check_points:
             again = (number - self.swarm) * self.swarm // self.check_points
             return Suggestion(swarm.suggest(space, again, seen, seed).point, phase="check")
         law = self.law(space, seen, seed)
         if law is None:
             return None
-        points = dense(space, self.candidates, seed)
-        rows = np.array([features(space, p) for p in points])
-        order = np.argsort(-law.predict(rows), kind="stable")
-        place = number - self.swarm - self.check_points
-        chosen: list[int] = []
-        for i in order:
-            if all(np.abs(rows[i] - rows[j]).max() >= self.apart for j in chosen):
-                chosen.append(int(i))
-            if len(chosen) > place:
-                break
-        else:  # no more of them are that far apart: the best that are left
-            chosen += [int(i) for i in order if i not in chosen]
-        return Suggestion(points[chosen[place]], phase="full")
+        found = law.proposals(space, self.propose, self.candidates, self.apart, seed)
+        return Suggestion(found[number - self.swarm - self.check_points], phase="full")
 
     def law(self, space: Space, seen: Sequence[Seen], seed: int) -> Law | None:
         """The law of the swarm; None before all of it has ended.
 
         Raises UserError when fewer than four of its trials have a value.
         """
-        swarm = sorted((s for s in seen if s.phase == "swarm"), key=lambda s: s.number)
+        swarm = sorted((s for s in seen if s.number < self.swarm), key=lambda s: s.number)
         if len(swarm) < self.swarm or any(s.state == "running" for s in swarm):
             return None
         usable = [s for s in swarm if s.finite]
-        rows = [features(space, s.point) for s in usable]
-        return fit(rows, [s.values[0] for s in usable if s.values], self.surrogates, seed)
+        rows = tuple(tuple(features(space, s.point)) for s in usable)
+        return _fit(rows, tuple(s.values[0] for s in usable if s.values), self.surrogates, seed)
 
     def described(
         self,

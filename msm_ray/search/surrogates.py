@@ -19,7 +19,7 @@ from msm_ray.search.space import Space
 Array = NDArray[np.float64]
 Predict = Callable[[Array], Array]
 
-STARTS = 8
+STARTS = 6
 RIDGES = np.logspace(-6, 1, 15)  # relative to the number of trials
 TREES = 150
 
@@ -63,7 +63,7 @@ def fit_log_linear(X: Array, y: Array, seed: int) -> Predict:
         return np.concatenate([c + k * curve(t, X) - y, weak * t])
 
     starts = rng.normal(size=(STARTS, d)) * np.logspace(-0.5, 1, STARTS)[:, None]
-    fits = [least_squares(residuals, start, max_nfev=60) for start in starts]
+    fits = [least_squares(residuals, start, max_nfev=40) for start in starts]
     t = min(fits, key=lambda fit: fit.cost).x
     c, k = solved(t)
     return lambda at: np.asarray(c + k * curve(t, at))

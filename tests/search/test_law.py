@@ -107,7 +107,7 @@ def test_best_is_near_the_peak_with_an_interval() -> None:
     assert abs(mix["spec"] - 0.6) < 0.15
     assert abs(mix["chats"] - 0.1) < 0.15
     assert best.interval[0] < best.value < best.interval[1]
-    assert best.interval[1] - best.interval[0] < 0.2
+    assert 0.02 < best.interval[1] - best.interval[0] < 0.3
     assert 0 < best.spread < 0.3
     assert set(best.ranges) == {"spec", "chats", "replay", "rate"}
     low, high = best.ranges["spec"]
@@ -174,6 +174,9 @@ def test_proposals_where_nothing_is_far_apart() -> None:
     method = MixtureLaw(4, propose=3, candidates=8, surrogates=("quadratic",))
     seen = [Seen(i, {"rate": i / 4}, "done", (float(i >= 2),), phase="swarm") for i in range(4)]
     found = [method.suggest(space, n, seen, 0) for n in (4, 5, 6)]
+    swarm = method.suggest(space, 0, [], 0)
+    assert swarm is not None
+    assert swarm.phase == "full"  # without a proxy it is
     rates = [space.settings(f.point)["rate"] for f in found if f is not None]
     assert rates[:2] == [1e-3, 1e-4]
     assert len(rates) == 3
