@@ -22,7 +22,6 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,20 +41,26 @@ KINDS = ("blocks", "trunk", "midtrain")
 EFFECTS = ("separation", "separation_soft", "separation_msm_only_soft")
 
 
-def suite(seeds: Iterable[int], writer: Any, trunk: bool) -> Suite:
-    """The six doses, from one trunk or each by itself."""
+def suite(args: argparse.Namespace, trunk: bool, first_seed: int = 0) -> Suite:
+    """The six doses, from one trunk or each by itself; or the first ones of them."""
     job = load_job(ROOT / "jobs" / "dose_trunk_micro.py")
     assert isinstance(job, Suite)
+    assert job.curve is not None
+    doses = dict(list(job.curve.x.items())[: args.doses])
+    budgets = tuple(int(tokens) for tokens in doses.values()) if trunk else ()
     members = {
         name: dataclasses.replace(
             exp,
-            seeds=tuple(seeds),
-            corpus=dataclasses.replace(exp.corpus, writer=writer),
-            midtrain=exp.midtrain if trunk else dataclasses.replace(exp.midtrain, budgets=()),
+            seeds=tuple(range(first_seed, first_seed + args.seeds)),
+            corpus=dataclasses.replace(exp.corpus, writer=args.writer),
+            midtrain=dataclasses.replace(exp.midtrain, budgets=budgets),
         )
         for name, exp in job.members.items()
+        if name in doses
     }
-    return dataclasses.replace(job, name="trunk" if trunk else "separate", members=members)
+    curve = dataclasses.replace(job.curve, x=doses)
+    name = "trunk" if trunk else "separate"
+    return dataclasses.replace(job, name=name, members=members, curve=curve)
 
 
 def midtrainings(job: Suite) -> list[Stage]:
@@ -140,18 +145,18 @@ def separations(job: Suite, store: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--doses", type=int, default=6, help="only the smallest ones")
     parser.add_argument("--writer", choices=("vllm", "scripted"), default="vllm")
     parser.add_argument("--no-evaluation", action="store_true", help="without separations")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    seeds = range(args.seeds)
-    jobs = {way: suite(seeds, args.writer, way == "trunk") for way in ("trunk", "separate")}
+    jobs = {way: suite(args, way == "trunk") for way in ("trunk", "separate")}
     wanted = {way: midtrainings(job) for way, job in jobs.items()}
     result: dict[str, Any] = {
-        "command": f"python benchmarks/search/dose_trunk.py --seeds {args.seeds} --writer"
-        f" {args.writer}{' --no-evaluation' if args.no_evaluation else ''}",
+        "command": f"python benchmarks/search/dose_trunk.py --seeds {args.seeds} --doses"
+        f" {args.doses} --writer {args.writer}{' --no-evaluation' * args.no_evaluation}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU used",
         "versions": versions(),
@@ -163,7 +168,7 @@ def main() -> None:
         everything = topological([stage for stages in wanted.values() for stage in stages])
         timed([s for s in everything if s.kind not in KINDS], store)
         # Another seed's, of both specs: workers that have trained before, on either side.
-        timed(midtrainings(suite([len(seeds)], args.writer, False))[:2], store)
+        timed(midtrainings(suite(args, False, first_seed=args.seeds))[:2], store)
         for way, stages in wanted.items():
             result[way] = timed(stages, store)
             print(way, json.dumps(result[way]), flush=True)
