@@ -135,6 +135,10 @@ def test_a_source_without_a_share_is_not_read_and_shares_do_not_sample_anew(fold
         s.id for a, _, s in job.checkpoints() if a == "aft"
     }
     assert set(blocks(plain).inputs) == {"tokenizer", "spec"}
+    # What a midtraining without a mix has always been told of: its id hangs on it.
+    assert blocks(plain).config["components"] == [
+        {"name": "spec", "input": "spec", "kind": "documents", "share": 1.0, "max_repeats": 2.0}
+    ]
     # A floor of shares: 0.7 and 0.3 leave no rest that would ask for a source.
     assert Mix(0.7, 0.3, chats=Instructions("c.jsonl", 5)).shares()["replay"] == 0
 

@@ -63,14 +63,13 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
     seconds = sum(s.estimate.get("seconds", 0.0) for s in alone) - sum(
         s.estimate.get("seconds", 0.0) for s in stages.values()
     )
-    missing = [stage for stage in stages.values() if stage.id not in there]
     ended = sum(trial.state != RUNNING for trial in plan.trials.values())
     return {
         "name": search.name,
         "stages": list(rows.values()),
         "totals": {name: sum(row[name] for row in rows.values()) for name in columns},
-        "gpus": gpu_time(missing),
-        "warnings": [*few_steps(missing), *rehearsed(search.job, missing)],
+        "gpus": gpu_time(todo),
+        "warnings": [*few_steps(todo), *rehearsed(search.job, todo)],
         "sharing": {
             "stages_if_not_shared": len(alone),
             "stages": len(stages),
