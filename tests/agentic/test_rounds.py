@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -187,8 +188,16 @@ def test_a_judge_that_only_refuses_leaves_no_rate(tmp_path: Path) -> None:
             judge=model(reader), name="refusing",
         )  # fmt: skip
         stage = task.stage({}, "x", EngineSettings())
-        ctx = context(tmp_path / "one", stage, Stopping())
+        # Nobody is there to judge: the stage ends, and what was rolled out is not lost.
+        gone = Model(Endpoint("http://127.0.0.1:9/v1", "scripted", key_env=""), HTTP)
+        early = dataclasses.replace(task, judge=gone).stage({}, "x", EngineSettings())
+        assert early.id == stage.id
+        with pytest.raises(UserError):
+            asked(context(tmp_path / "one", early, Stopping()), assistant)
+        resumed = Stopping()
+        ctx = context(tmp_path / "one", stage, resumed)
         rollouts = asked(ctx, assistant)
+        assert sum(resumed.seen) == 0
         facts = write(ctx, rollouts)
         bought = reader.ledger.requests
         # Another checkpoint that does the very same: the store has what was said of it.
