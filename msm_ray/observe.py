@@ -214,30 +214,24 @@ class Observer:
 
     def plan(self, stages: Sequence[Stage], cached: Iterable[str]) -> None:
         """The stages of the run in order, and the ids of those that need not be made."""
-        there = set(cached)
+        self.state.started_at = time.monotonic()
+        self.add(stages, cached)
         with self._lock:
-            state = self.state
-            state.total, state.cached = len(stages), sum(s.id in there for s in stages)
-            state.started_at = time.monotonic()
-            state.missing = {s.id: s for s in stages if s.id not in there}
-            self._planned = {s.id for s in stages}
-            self._emit("plan", stages=state.total, cached=state.cached)
-        if state.missing:
+            self._emit("plan", stages=self.state.total, cached=self.state.cached)
+        if self.state.missing:
             threading.Thread(target=self._keep_beating, name="observer", daemon=True).start()
 
     def add(self, stages: Iterable[Stage], cached: Iterable[str]) -> None:
         """More stages of a run whose plan grows as it goes; those it knows are left alone."""
         there = set(cached)
         with self._lock:
-            state = self.state
             for stage in stages:
-                if stage.id in self._planned:
-                    continue
-                self._planned.add(stage.id)
-                state.total += 1
-                state.cached += stage.id in there
-                if stage.id not in there:
-                    state.missing[stage.id] = stage
+                if stage.id not in self._planned:
+                    self._planned.add(stage.id)
+                    self.state.total += 1
+                    self.state.cached += stage.id in there
+                    if stage.id not in there:
+                        self.state.missing[stage.id] = stage
 
     def _keep_beating(self) -> None:
         """An engine that starts says nothing for a minute; who looks on should see time pass."""
