@@ -180,11 +180,17 @@ def main() -> None:
         for noise in map(float, args.noise.split(",")):
             record["measured"].append(measure(runs, noise, args.repeats, best))
             print(json.dumps(record["measured"][-1]), flush=True)
+            write(record, start, args.out)
     record["interval"] = coverage(24, 0.03, min(args.repeats, 30))
     print(json.dumps(record["interval"]))
+    write(record, start, args.out)
+
+
+def write(record: dict[str, Any], start: float, out: str) -> None:
+    """The record as it is so far: each number of runs takes minutes."""
     record["seconds"] = round(time.monotonic() - start, 1)
-    if args.out:
-        Path(args.out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if out:
+        Path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
