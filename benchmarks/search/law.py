@@ -4,20 +4,20 @@
 
 The surface is synthetic, so that the best mix is known: separation by the share of spec documents
 as it was measured in the micro-world, with noise of a run's seed, over three sources. Every method
-has the same number of runs at the same budget. Each names one mix in the end (random, stratified
-and TPE the best run they saw; the law the best of its proposals), and its regret is what the true
-surface there lacks to the best one.
+has the same number of runs of the same budget and names the best run it saw; its regret is what
+the true surface there lacks to the best mix. Of a law's runs three are its proposals; beside the
+law (its surrogate by cross-validation) stands each surrogate alone, on the same swarm.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from msm_ray.search.law import MixtureLaw, dense, spearman
+from msm_ray.search.law import Law, MixtureLaw, dense, spearman
 from msm_ray.search.methods import Random, Seen, Stratified
 from msm_ray.search.optuna_method import Optuna
 from msm_ray.search.space import Mixture, Space
-from msm_ray.search.surrogates import features
+from msm_ray.search.surrogates import FITS, features
 
 # Share of spec documents -> separation, micro-world, 120,000 tokens; without any there is none.
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -49,7 +49,7 @@ def surface(row: Any) -> float:
 
 
 def run(method: Any, noise: float, seed: int) -> tuple[float, list[Seen]]:
-    """All trials of a method, one after the other: the regret of what it names, and its trials."""
+    """All trials of a method, one after the other: the truth at the best, and the trials."""
     rng = np.random.default_rng([seed, 7])
     seen: list[Seen] = []
     truth = []
@@ -59,27 +59,19 @@ def run(method: Any, noise: float, seed: int) -> tuple[float, list[Seen]]:
         value = truth[-1] + rng.normal(0, noise)
         memory = dict(found.memory)
         seen.append(Seen(number, found.point, "done", (value,), phase=found.phase, memory=memory))
-    named = [s for s in seen if s.phase != "swarm"]
-    best = max(named, key=lambda s: s.values or ())
+    best = max(seen, key=lambda s: s.values or ())
     return truth[best.number], seen
 
 
-def methods(runs: int) -> dict[str, Callable[[], Any]]:
-    """By name, each with ``runs`` runs in all; of a law's, three are proposals."""
-    swarm = runs - 3
-
-    def law(*kinds: str) -> Callable[[], Any]:
-        return lambda: MixtureLaw(swarm, propose=3, surrogates=kinds)
-
-    return {
-        "random": lambda: Random(runs),
-        "stratified": lambda: Stratified(runs),
-        "tpe": lambda: Optuna(runs, "tpe", startup=min(8, runs)),
-        "law": law("log-linear", "quadratic", "boosted"),
-        "law, log-linear only": law("log-linear"),
-        "law, quadratic only": law("quadratic"),
-        "law, boosted only": law("boosted"),
-    }
+def named(law: Law, swarm: list[Seen], noise: float, seed: int, method: MixtureLaw) -> float:
+    """The truth at the best run of a swarm and the proposals of a law of it."""
+    points = law.proposals(SPACE, method.propose, method.candidates, method.apart, seed)
+    rng = np.random.default_rng([seed, 7])
+    noises = rng.normal(0, noise, len(swarm) + len(points))[len(swarm) :]
+    truth = [surface(features(SPACE, p)) for p in [s.point for s in swarm] + points]
+    values = [s.values[0] for s in swarm if s.values]
+    values += [t + e for t, e in zip(truth[len(swarm) :], noises, strict=True)]
+    return truth[int(np.argmax(values))]
 
 
 def summary(regrets: list[float]) -> dict[str, Any]:
@@ -99,17 +91,22 @@ def measure(runs: int, noise: float, repeats: int, best: float) -> dict[str, Any
     regrets: dict[str, list[float]] = {}
     chosen: dict[str, int] = {}
     cv: dict[str, list[tuple[float, float]]] = {}
+    method = MixtureLaw(runs - 3, propose=3)
     for repeat in range(repeats):
-        for name, make in methods(runs).items():
-            method = make()
-            value, seen = run(method, noise, repeat)
-            regrets.setdefault(name, []).append(best - value)
-            if name != "law":
-                continue
-            law = method.law(SPACE, seen, repeat)
-            chosen[law.kind] = chosen.get(law.kind, 0) + 1
-            for kind, facts in law.cv.items():
-                cv.setdefault(kind, []).append((facts["r2"], facts["rank"]))
+        others = {"random": Random(runs), "stratified": Stratified(runs), "tpe": Optuna(runs)}
+        for name, other in others.items():
+            regrets.setdefault(name, []).append(best - run(other, noise, repeat)[0])
+        value, seen = run(method, noise, repeat)
+        regrets.setdefault("law", []).append(best - value)
+        law = method.law(SPACE, seen, repeat)
+        assert law is not None
+        chosen[law.kind] = chosen.get(law.kind, 0) + 1
+        for kind, facts in law.cv.items():
+            cv.setdefault(kind, []).append((float(facts["r2"] or 0), float(facts["rank"] or 0)))
+            fitted = FITS[kind](law.X, law.y, repeat)
+            alone = dataclasses.replace(law, kind=kind, fitted=fitted)
+            value = named(alone, seen[: method.swarm], noise, repeat, method)
+            regrets.setdefault(f"law, {kind} only", []).append(best - value)
     paired = np.array(regrets["random"]) - np.array(regrets["law"])
     half = 1.96 * paired.std(ddof=1) / np.sqrt(repeats)
     return {
@@ -125,7 +122,7 @@ def measure(runs: int, noise: float, repeats: int, best: float) -> dict[str, Any
         "law_cv": {
             kind: {
                 "r2": round(float(np.mean([r for r, _ in found])), 3),
-                "rank": round(float(np.mean([r or 0.0 for _, r in found])), 3),
+                "rank": round(float(np.mean([r for _, r in found])), 3),
             }
             for kind, found in cv.items()
         },
@@ -140,7 +137,7 @@ def coverage(runs: int, noise: float, repeats: int) -> dict[str, Any]:
         _, seen = run(method, noise, repeat)
         law = method.law(SPACE, seen, repeat)
         assert law is not None
-        found = law.best(SPACE, 1024, repeat, resamples=40)
+        found = law.best(SPACE, 1024, repeat, resamples=30)
         true = surface(features(SPACE, found.point))
         inside += found.interval[0] <= true <= found.interval[1]
         bias.append(found.value - true)
@@ -161,34 +158,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--runs", default="12,24,48")
-    parser.add_argument("--noise", default="0.02,0.05")
+    parser.add_argument("--noise", default="0.03")
     parser.add_argument("--out", default="")
     args = parser.parse_args()
     grid = np.array([features(SPACE, p) for p in dense(SPACE, 2**16, 0)])
     best = max(surface(row) for row in grid)
     start = time.monotonic()
-    found = []
-    for runs in map(int, args.runs.split(",")):
-        for noise in map(float, args.noise.split(",")):
-            found.append(measure(runs, noise, args.repeats, best))
-            print(json.dumps(found[-1]), flush=True)
-    record = {
+    record: dict[str, Any] = {
         "what": "regret on a synthetic surface (interior optimum), same number of runs",
         "command": "python benchmarks/search/law.py " + " ".join(sys.argv[1:]),
         "surface": {"spec": [SHARES, SEPARATION], "chats": [CHATS, FACTOR], "best": round(best, 4)},
         "repeats": args.repeats,
-        "measured": found,
-        "interval": coverage(24, 0.03, min(args.repeats, 50)),
-        "seconds": round(time.monotonic() - start, 1),
+        "measured": [],
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("numpy", "scipy", "scikit-learn", "optuna")},
         },
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+    for runs in map(int, args.runs.split(",")):
+        for noise in map(float, args.noise.split(",")):
+            record["measured"].append(measure(runs, noise, args.repeats, best))
+            print(json.dumps(record["measured"][-1]), flush=True)
+            write(record, start, args.out)
+    record["interval"] = coverage(24, 0.03, min(args.repeats, 30))
     print(json.dumps(record["interval"]))
-    if args.out:
-        Path(args.out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write(record, start, args.out)
+
+
+def write(record: dict[str, Any], start: float, out: str) -> None:
+    """The record as it is so far: each number of runs takes minutes."""
+    record["seconds"] = round(time.monotonic() - start, 1)
+    if out:
+        Path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

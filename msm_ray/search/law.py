@@ -62,10 +62,25 @@ class Law:
         """Values (m,) at features (m, d)."""
         return self.fitted(np.asarray(X, dtype=float))
 
-    def best(self, space: Space, candidates: int, seed: int, resamples: int = 50) -> Optimum:
-        """The predicted optimum among ``candidates`` points that fill the space evenly."""
-        points = dense(space, candidates, seed)
+    def _covered(self, space: Space, n: int, seed: int) -> tuple[list[Point], Array]:
+        """Those of n points that trials speak for, and their features.
+
+        Not further from the nearest trial than half of the trials are from theirs: a law that is
+        fitted to the middle of a mixture is at its boldest, and wrong, in the corners beyond.
+        """
+        points = dense(space, n, seed)
         rows = np.array([features(space, p) for p in points])
+        among = np.abs(self.X[:, None] - self.X).max(axis=2)
+        np.fill_diagonal(among, np.inf)
+        away = np.array([np.abs(self.X - row).max(axis=1).min() for row in rows])
+        near = away <= np.median(among.min(axis=1))
+        if not near.any():  # every trial stands where another one does
+            return points, rows
+        return [p for p, is_near in zip(points, near, strict=True) if is_near], rows[near]
+
+    def best(self, space: Space, candidates: int, seed: int, resamples: int = 50) -> Optimum:
+        """The predicted optimum of ``candidates`` points that fill the space, near trials only."""
+        points, rows = self._covered(space, candidates, seed)
         found = self.predict(rows)
         top = int(np.argmax(found))
         rng = np.random.default_rng([seed, 1])
@@ -97,17 +112,16 @@ class Law:
     ) -> list[Point]:
         """The best of ``candidates`` points, and the next best that differ from those before.
 
-        By at least ``apart`` in a share or coordinate, as long as there are such.
+        By at least ``apart`` in a share or coordinate, as long as there are such; near trials only.
         """
-        points = dense(space, candidates, seed)
-        rows = np.array([features(space, p) for p in points])
+        points, rows = self._covered(space, candidates, seed)
         order = [int(i) for i in np.argsort(-self.predict(rows), kind="stable")]
         chosen: list[int] = []
         for i in order:
             if len(chosen) < n and all(np.abs(rows[i] - rows[j]).max() >= apart for j in chosen):
                 chosen.append(i)
         chosen += [i for i in order if i not in chosen]
-        return [points[i] for i in chosen[:n]]
+        return [points[chosen[i % len(chosen)]] for i in range(n)]
 
 
 def fit(X: Any, y: Any, kinds: Sequence[str] = tuple(FITS), seed: int = 0) -> Law:
@@ -208,10 +222,10 @@ class MixtureLaw:
 
     ``proxy``: the settings of a small run's budget, such as ``{"midtrain.tokens": 20_000}``; the
     swarm's points are stratified and, in a mixture, Dirichlet with its ``alpha``. The proposals
-    wait until the swarm has ended. They are the best of ``candidates`` points and the next best
-    that differ from those before by at least ``apart`` in a share or coordinate. Only the first
-    objective counts, and only trials that were done. Without a ``proxy`` the swarm's runs are full
-    ones as well, and their phase says so.
+    wait until the swarm has ended. They are the best of those of ``candidates`` points that the
+    swarm's trials speak for, and the next best that differ from those before by at least ``apart``
+    in a share or coordinate. Only the first objective counts, and only trials that were done.
+    Without a ``proxy`` the swarm's runs are full ones as well, and their phase says so.
 
     ``check_points``: so many of the swarm's points are run in full as well, whatever they found:
     whether small runs order mixes as large ones do is then measured, and not assumed.

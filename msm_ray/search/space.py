@@ -162,8 +162,15 @@ def _members(declared: Any) -> tuple[Any, ...]:
     return (declared,)
 
 
+def _declared(job: Any, name: str) -> Any:
+    try:
+        return declared_type(job, name)
+    except UserError as error:
+        raise UserError(f"space: {error}") from error
+
+
 def _check_type(job: Any, name: str, wanted: type, kind: type, instead: type) -> None:
-    members = _members(declared_type(job, name))
+    members = _members(_declared(job, name))
     if wanted not in members:
         found = " | ".join(getattr(m, "__name__", str(m)) for m in members)
         raise UserError(
@@ -174,7 +181,7 @@ def _check_type(job: Any, name: str, wanted: type, kind: type, instead: type) ->
 
 def _check_read(job: Any, dimension: Among) -> None:
     """A value that is read back as another one would be another trial than it says."""
-    declared = declared_type(job, dimension.setting)
+    declared = _declared(job, dimension.setting)
     for value in dimension.values:
         try:
             read = parse_value(_text(value), declared)

@@ -21,7 +21,7 @@ Predict = Callable[[Array], Array]
 
 STARTS = 6
 RIDGES = np.logspace(-6, 1, 15)  # relative to the number of trials
-TREES = 150
+TREES = 100
 
 
 def features(space: Space, point: Mapping[str, float]) -> list[float]:
@@ -108,7 +108,7 @@ def fit_boosted(X: Array, y: Array, seed: int) -> Predict:
     from sklearn.ensemble import GradientBoostingRegressor
 
     model = GradientBoostingRegressor(
-        n_estimators=TREES, learning_rate=0.06, max_depth=2, subsample=0.8, random_state=seed
+        n_estimators=TREES, learning_rate=0.08, max_depth=2, subsample=0.8, random_state=seed
     )
     model.fit(X, y)
     return lambda at: np.asarray(model.predict(at))
