@@ -48,3 +48,31 @@ def test_arms_that_read_the_same_blocks_share_a_row() -> None:
     # what was not packed is not told
     del records[mixes[0].id], records[mixes[1].id]
     assert [m["stage"] for m in mixtures(trainings, records)] == ["aft"]
+
+
+def test_a_branch_is_told_by_what_it_has_read() -> None:
+    """Two budgets of one mixture: a row each, of the beginning that they read."""
+    mix = stage("blocks", {})
+    small, large = (stage("midtrain", {"segment": n}, blocks=mix) for n in (1, 2))
+    facts = record(mix, 0.2).facts
+    part = {**facts["components"][0], "available": 40}
+    other = {**part, "name": "replay", "asked_share": 0.8}
+    records = {
+        mix.id: Record(
+            mix.id, "blocks", "", "1", {}, {}, {**facts, "components": [part, other]}, {}, 1.0
+        )
+    }
+    for of, read in ((small, {"spec": 10, "replay": 30}), (large, {"spec": 20, "replay": 80})):
+        records[of.id] = Record(of.id, of.kind, "", "1", {}, {}, {"read": read}, {}, 1.0)
+    trainings = [
+        (f"{arm}@{of.config['segment']}", "base-0", 0, "midtrain", of)
+        for of in (small, large)
+        for arm in ("msm:a", "msm:a+aft")
+    ]
+    first, second = mixtures(trainings, records)
+    assert (first["arms"], first["tokens"]) == (["msm:a@1", "msm:a+aft@1"], 40)
+    assert (second["arms"], second["tokens"]) == (["msm:a@2", "msm:a+aft@2"], 100)
+    spec, replay = first["components"]
+    assert (spec["share"], spec["tokens"], spec["repeats"]) == ([0.25, 0.25], 10, 0.25)
+    assert (spec["asked_share"], spec["documents"]) == (0.2, None)
+    assert replay["share"] == [0.75, 0.75]

@@ -1,4 +1,4 @@
-"""Loss by source: which component of the mixture each target's nats belong to."""
+"""Loss and tokens by source: which component of the mixture a target, or a token, belongs to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from msm_ray.data.blocks import BlockReader
 from msm_ray.train.cross_entropy import IGNORED
 from msm_ray.train.objective import Batch
 from msm_ray.train.ranks import Ranks
+
+ROWS = 1024  # blocks that are looked at together
 
 
 class SourceLoss:
@@ -56,6 +58,21 @@ class SourceLoss:
         return {
             name: float(nats[i] / targets[i]) for i, name in enumerate(self.names) if targets[i]
         }
+
+
+def tokens_by_component(reader: BlockReader, indices: NDArray[np.int64]) -> dict[str, int]:
+    """Tokens of each component in the blocks ``indices``, padding not counted.
+
+    ``reader``: of blocks that are all there. A block that is named twice counts twice.
+    """
+    names, component, offset = reader.component_index()
+    sums = np.zeros(len(names), dtype=np.int64)
+    for start in range(0, len(indices), ROWS):
+        rows = indices[start : start + ROWS]
+        of_BT = components(reader.rows("position_ids", rows), component, offset[rows])
+        is_token_BT = np.arange(reader.block_tokens) < reader.tokens[rows][:, None]
+        sums += np.bincount(of_BT[is_token_BT], minlength=len(names))
+    return {name: int(sums[i]) for i, name in enumerate(names)}
 
 
 def _renamed(

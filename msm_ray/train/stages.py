@@ -28,7 +28,7 @@ def train(ctx: StageContext) -> dict[str, Any]:
     A branch has the further input ``trunk``, whose state it goes on from, and in its config
     ``segment``, the fields of :class:`Segment`. Its facts ``tokens``, ``steps``, ``train_seconds``
     and ``curve`` are of the whole path, ``tokens_new``, ``steps_new`` and ``train_seconds_new`` of
-    this stage alone.
+    this stage alone. ``read``: tokens of each component of the mixture in the blocks of the path.
     """
     return _train(ctx, keep_state=False)
 

@@ -25,12 +25,12 @@ from msm_ray.train.checkpoint import Checkpoints, Plan
 from msm_ray.train.config import TrainConfig, TrainRuntime, check_batch
 from msm_ray.train.flops import attended_tokens, device_peak, flops_per_token
 from msm_ray.train.leave import Look, facts_of, leave_model, leave_state, write_training
-from msm_ray.train.loop import Extras, OnStep, train
+from msm_ray.train.loop import Extras, OnStep, order_of, train
 from msm_ray.train.metrics import Metrics, Pace
 from msm_ray.train.model import dtype_of
 from msm_ray.train.ranks import Ranks
 from msm_ray.train.segment import Segment
-from msm_ray.train.sources import SourceLoss
+from msm_ray.train.sources import SourceLoss, tokens_by_component
 from msm_ray.train.start import start
 from msm_ray.train.track import check_tracker, make_tracker
 from msm_ray.train.watch import TrainingDiverged
@@ -128,10 +128,14 @@ def run_worker(job: TrainJob, on_step: OnStep | None = None) -> dict[str, Any]:
             leave_state(job, backend, history, extras.checkpoints)
         elif (state := backend.full_state()) is not None:
             leave_model(job, state, begun, look)
+        facts = facts_of(history)
         if extras.metrics:
             write_training(job, history, out)
             extras.metrics.copy_to(out)
-        return facts_of(history)
+            if job.segment and not job.keep_state:
+                order = order_of(reader, job.config).take(0, job.segment.blocks)
+                facts["read"] = tokens_by_component(reader, order)
+        return facts
 
 
 def _extras(job: TrainJob, reader: BlockReader, model: Any, backend: Backend) -> Extras:

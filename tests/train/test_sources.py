@@ -14,7 +14,7 @@ from msm_ray.train.cross_entropy import IGNORED
 from msm_ray.train.loop import rank_batch
 from msm_ray.train.objective import LossModel, next_token
 from msm_ray.train.ranks import Ranks
-from msm_ray.train.sources import SourceLoss
+from msm_ray.train.sources import SourceLoss, tokens_by_component
 
 
 @pytest.fixture
@@ -68,3 +68,21 @@ def test_the_index_is_that_of_the_names(reader: BlockReader) -> None:
         pieces = [c for c, _ in reader.sources(index)]
         assert [names[c] for c in component[first[index] :][: len(pieces)]] == pieces
     assert len(component) == sum(len(reader.sources(i)) for i in range(len(reader)))
+
+
+def test_tokens_are_counted_by_component(
+    reader: BlockReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("msm_ray.train.sources.ROWS", 2)  # as of many blocks
+    indices = np.array([4, 0, 3, 0, 2])
+    by_hand: dict[str, int] = dict.fromkeys(("chat", "spec", "web"), 0)
+    for index in indices.tolist():
+        names = [component for component, _ in reader.sources(index)]
+        at = -1
+        positions = reader.rows("position_ids", np.array([index]))[0].tolist()
+        for position in positions[: reader.tokens[index]]:
+            at += position == 0
+            by_hand[names[at]] += 1
+    assert tokens_by_component(reader, indices) == by_hand
+    assert sum(by_hand.values()) == reader.tokens[indices].sum()
+    assert min(by_hand.values()) > 0

@@ -126,6 +126,7 @@ def test_a_branch_is_the_run_of_its_budget(make: Make, wsd: TrainConfig) -> None
     for mine, whole in zip(facts[3:], own, strict=True):
         assert {k: mine[k] for k in OF_PATH} == {k: whole[k] for k in OF_PATH}
         assert whole["tokens_new"] == whole["tokens"]
+        assert mine["read"] == whole["read"] == {"pretraining": whole["tokens"]}
     # Every step that was taken counts once: the trunk's, and each decay's.
     assert [f["steps_new"] for f in facts] == [4, 3, 3, 1, 2, 3]
     assert sum(f["tokens_new"] for f in facts[:3]) == facts[2]["tokens"]
