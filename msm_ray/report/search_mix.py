@@ -93,8 +93,8 @@ def _reading(found: Found, colours: Scale, sources: Sequence[str], law: bool) ->
         how += " A share is read along the grid lines that run to its ticks."
     if law:
         how += (
-            " The cells behind the marks are what the mixture law predicts: a mark that is much"
-            " paler than its cell fell short of the law."
+            " The cells behind the marks are what the mixture law predicts: a mark of a weaker"
+            " colour than its cell fell short of the law."
         )
     elif len(sources) != 3:
         how += " A thin bar is a 95 % interval."

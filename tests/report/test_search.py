@@ -44,6 +44,12 @@ def test_the_search_comes_first_then_the_comparison_of_its_best_trial() -> None:
     Reader(page)
 
 
+def test_a_search_without_a_comparison_has_a_page() -> None:
+    page = render_html({"name": "s", "search": search_part()})
+    assert "No trial's comparison is in this report" in visible(page).replace("&#x27;", "'")
+    assert 'id="the-figure"' not in page
+
+
 def test_a_report_without_a_search_has_neither_part() -> None:
     page = render_html(example_report())
     assert 'id="search"' not in page
@@ -393,7 +399,7 @@ PART = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(PART)
 def test_any_search_has_a_page_and_draws_nothing_outside_its_figures(part: dict[str, Any]) -> None:
     page = search_headline({"search": part}) + search({"search": part})
@@ -409,14 +415,14 @@ def test_any_search_has_a_page_and_draws_nothing_outside_its_figures(part: dict[
 
 
 def test_fields_of_another_type_are_left_out() -> None:
-    part = search_part(5)
+    part = search_part(3)
     part["law"]["surface"] = part["law"]["surface"][:3]
     for key in part:
-        for wrong in (None, 3, "x", [1, None, {"a": math.inf}], {"z": [2]}):
+        for wrong in (3, [1, None, {"a": math.inf}], {"z": [2]}):
             changed = copy.deepcopy(part) | {key: wrong}
             Reader(search_headline({"search": changed}) + search({"search": changed}))
     for key in part["trials"][0]:
-        for wrong in (None, 3, "x", [1], {SECOND: 2, SOURCES[0]: "y"}):
+        for wrong in (3, "x", {SECOND: 2, SOURCES[0]: "y"}):
             changed = copy.deepcopy(part)
             changed["trials"][0][key] = wrong
             Reader(search_headline({"search": changed}) + search({"search": changed}))

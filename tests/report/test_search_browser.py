@@ -148,3 +148,20 @@ def test_the_table_is_sorted_and_filtered_and_the_job_can_be_copied(on_page: Any
     assert found["said"] in ("Copied", "Marked: copy it now")
     if found["said"] != "Copied":
         assert found["marked"].strip() == part["recommended"]["source"].strip()
+
+
+def test_on_paper_the_table_fits_and_is_cut_with_a_word(on_page: Any) -> None:
+    async def act(page: Page) -> Any:
+        await page.call("Emulation.setEmulatedMedia", media="print")
+        counted = "[...document.querySelectorAll('%s')].filter(e => e.checkVisibility()).length"
+        return {
+            "width": await page.js("document.querySelector('table.trials').scrollWidth"),
+            "rows": await page.js(counted % "table.trials tbody tr"),
+            "button": await page.js(counted % ".copy button"),
+            "said": await page.js(counted % "#search .printed"),
+        }
+
+    paper = round(8.27 * 96 - 2 * 0.4 * 96)  # A4 with a browser's usual margins, in CSS pixels
+    found = on_page(search_part(60), act, paper + 15)  # and the window's scroll bar
+    assert found.pop("width") <= paper
+    assert found == {"rows": 40, "button": 0, "said": 1}

@@ -305,8 +305,25 @@ def test_the_front_is_a_staircase_through_the_trials_that_none_beats() -> None:
         assert x2 >= x1  # the loss grows to the right,
         assert y2 <= y1  # and what is had for it grows upwards
     assert len(points) == 2 * len(stairs) + 1
+    # From a trial the edge runs level, then up: it never promises what neither neighbour reached.
+    assert all(points[i][1] == points[i + 1][1] for i in range(1, len(points), 2))
     assert drawn.count("data-trial=") == 22
     assert drawn.count('stroke-opacity="0.6"') == 44
+
+
+@pytest.mark.parametrize(("goals", "expected"), [("max min", [3, 1]), ("min max", [2, 0])])
+def test_trials_that_another_one_beats_are_no_step(goals: str, expected: list[int]) -> None:
+    part = of_mixes(*[(0.2, 0.3, 0.5)] * 4)
+    part["objectives"] = [
+        {"name": name, "goal": goal} for name, goal in zip("ab", goals.split(), strict=True)
+    ]
+    values = [(0.3, 0.9), (0.9, 0.5), (0.2, 0.6), (0.5, 0.4)]
+    for trial, (a, b) in zip(part["trials"], values, strict=True):
+        trial["values"] = {"a": {"value": a}, "b": {"value": b}}
+    found = read(part)
+    stairs = staircase(found.trials, *found.objectives)
+    assert sorted(t.number for t in stairs) == sorted(expected)
+    assert len(stairs) < len(found.trials)
 
 
 def test_of_one_objective_the_cost_is_drawn() -> None:
