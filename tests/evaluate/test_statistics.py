@@ -16,7 +16,8 @@ FEW = settings(max_examples=25, deadline=None)
 BOTH: tuple[Over, ...] = ("items", "seeds")
 ALL: tuple[Over, ...] = ("items", "seeds", "bases")
 real = st.floats(min_value=-5, max_value=5).map(lambda x: round(x, 6))
-share = st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.0]) | st.floats(0, 1)
+# To nine digits, so that the distance from 1 is a share as well: 1 - 1e-93 is 1.
+share = st.sampled_from([0.0, 0.0, 0.5, 1.0, 1.0]) | st.floats(0, 1).map(lambda x: round(x, 9))
 kinds = st.sampled_from([("items",), BOTH, ALL])
 
 
