@@ -201,5 +201,5 @@ class Mixtures(AnyMix):
         return {f"mix {i}": self._named(i) for i in range(len(self.values))}
 
     def described(self) -> dict[str, Any]:
-        found = {"kind": "mixtures", "sources": list(self.sources), "settings": dict(self.parts)}
+        found = {"kind": "mixture", "sources": list(self.sources), "settings": dict(self.parts)}
         return {**found, "values": [list(mix) for mix in self.values]}
