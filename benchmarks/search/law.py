@@ -91,7 +91,7 @@ def measure(runs: int, noise: float, repeats: int, best: float) -> dict[str, Any
     regrets: dict[str, list[float]] = {}
     chosen: dict[str, int] = {}
     cv: dict[str, list[tuple[float, float]]] = {}
-    method = MixtureLaw(runs - 3, propose=3)
+    method = MixtureLaw(runs - 3, propose=3, candidates=512)
     for repeat in range(repeats):
         others = {"random": Random(runs), "stratified": Stratified(runs), "tpe": Optuna(runs)}
         for name, other in others.items():
@@ -133,11 +133,11 @@ def coverage(runs: int, noise: float, repeats: int) -> dict[str, Any]:
     """How often the law's interval holds the true value at the mix it predicts as the best."""
     inside, bias, ranks = 0, [], []
     for repeat in range(repeats):
-        method = MixtureLaw(runs - 3, propose=3)
+        method = MixtureLaw(runs - 3, propose=3, candidates=512)
         _, seen = run(method, noise, repeat)
         law = method.law(SPACE, seen, repeat)
         assert law is not None
-        found = law.best(SPACE, 1024, repeat, resamples=30)
+        found = law.best(SPACE, 512, repeat, resamples=20)
         true = surface(features(SPACE, found.point))
         inside += found.interval[0] <= true <= found.interval[1]
         bias.append(found.value - true)

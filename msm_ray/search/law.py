@@ -68,11 +68,10 @@ class Law:
         Not further from the nearest trial than half of the trials are from theirs: a law that is
         fitted to the middle of a mixture is at its boldest, and wrong, in the corners beyond.
         """
-        points = dense(space, n, seed)
-        rows = np.array([features(space, p) for p in points])
+        points, rows = _filled(_Named(repr(space), space), n, seed)
         among = np.abs(self.X[:, None] - self.X).max(axis=2)
         np.fill_diagonal(among, np.inf)
-        away = np.array([np.abs(self.X - row).max(axis=1).min() for row in rows])
+        away = np.min([np.abs(rows - row).max(axis=1) for row in self.X], axis=0)
         near = away <= np.median(among.min(axis=1))
         if not near.any():  # every trial stands where another one does
             return points, rows
@@ -159,6 +158,21 @@ def dense(space: Space, n: int, seed: int) -> list[Point]:
     """n points that fill the space evenly."""
     rows = sobol(np.random.default_rng([seed, 0]), n, len(space.coordinates))
     return [dict(zip(space.coordinates, map(float, row), strict=True)) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A space, equal to another one that says the same: mappings in it have no hash."""
+
+    text: str
+    space: Space = field(compare=False)
+
+
+@lru_cache(maxsize=4)
+def _filled(named: _Named, n: int, seed: int) -> tuple[list[Point], Array]:
+    """Points that fill a space and their features, the same for every proposal."""
+    points = dense(named.space, n, seed)
+    return points, np.array([features(named.space, p) for p in points])
 
 
 def _place(space: Space, point: Point) -> dict[str, float]:
