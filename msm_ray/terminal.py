@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -45,6 +45,19 @@ def tell_of_stopping() -> Callable[[], None]:
 
     signal.signal(signal.SIGINT, told)
     return back
+
+
+@contextmanager
+def sigint_kept() -> Iterator[None]:
+    """Ray Train and Tune install Ctrl-C handlers and leave them there: put the old one back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Sink(Protocol):

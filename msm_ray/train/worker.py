@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from msm_ray.data.blocks import BlockReader
 from msm_ray.data.stream import follow_blocks
 from msm_ray.errors import UserError
 from msm_ray.streams import StreamStopped
+from msm_ray.terminal import sigint_kept
 from msm_ray.train.backends import make_backend
 from msm_ray.train.backends.base import Backend
 from msm_ray.train.checkpoint import Checkpoints, Plan
@@ -265,7 +265,7 @@ def run(job: TrainJob, progress: Progress) -> dict[str, Any]:
         ),
         run_config=replace(run_config, worker_runtime_env=_worker_environment(runtime)),
     )
-    with _polling(progress_file, progress), _sigint_kept():
+    with _polling(progress_file, progress), sigint_kept():
         return _result(trainer.fit())
 
 
@@ -330,16 +330,3 @@ def _polling(path: Path, progress: Progress) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-@contextmanager
-def _sigint_kept() -> Iterator[None]:
-    """Ray Train installs its own Ctrl-C handler and leaves it there: put the old one back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -13,6 +13,7 @@ import ray.train.torch
 import torch
 
 from msm_ray.errors import UserError
+from msm_ray.terminal import sigint_kept
 from msm_ray.train import worker
 from msm_ray.train.config import TrainConfig, TrainRuntime
 from msm_ray.train.pretrain import pretrain
@@ -63,7 +64,7 @@ def test_workers_of_deepspeed_are_told_the_device() -> None:
 
 def test_ctrl_c_is_the_callers_again_after_a_run() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with worker._sigint_kept():
+    with sigint_kept():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGINT) is before
 
