@@ -108,7 +108,11 @@ class Rate:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a trial costs: ``tokens`` trained on its whole path, or ``device_seconds``. Exact."""
+    """What a trial costs: ``tokens`` trained on its whole path, exactly, or ``device_seconds``.
+
+    Those are the seconds that its stages took when they were made, by whichever trial and beside
+    whatever else ran: another run of the same trial has others.
+    """
 
     quantity: str
 
@@ -128,7 +132,8 @@ class Cost:
         found = report["cost"].get(self.quantity)
         if found is None:
             raise UserError(_not_measured(self.name, f"costs are {_listed(report['cost'])}"))
-        return {"value": float(found), "ci95": [float(found), float(found)]}
+        exact = [float(found), float(found)] if self.quantity == "tokens" else None
+        return {"value": float(found), "ci95": exact}
 
 
 @dataclass(frozen=True)
@@ -239,26 +244,6 @@ def oriented(
     if any(o.name not in values for o in objectives):
         return None
     return tuple(o.oriented(values[o.name]["value"]) for o in objectives)
-
-
-def best(
-    trials: Sequence[Mapping[str, Any]],
-    objectives: Sequence[Objective],
-    constraints: Sequence[Constraint] = (),
-) -> int | None:
-    """The number of the trial with the best first objective among those that hold everything.
-
-    ``trials`` as a report has them: ``{"number", "state", "values"}``, only "done" ones count.
-    Ties go to the smaller number; NaN never wins; None where no trial is left.
-    """
-    candidates = []
-    for trial in trials:
-        values = oriented(trial["values"], objectives[:1])
-        if trial["state"] != "done" or values is None or not math.isfinite(values[0]):
-            continue
-        if feasible(trial["values"], constraints):
-            candidates.append((-values[0], trial["number"]))
-    return min(candidates)[1] if candidates else None
 
 
 def front(values: Sequence[Sequence[float] | None]) -> list[int]:

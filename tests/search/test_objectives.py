@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,18 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msm_ray.errors import UserError
+from msm_ray.search.methods import State
 from msm_ray.search.objectives import (
     Constraint,
     Cost,
     Effect,
     Objective,
     Rate,
-    best,
     check_known,
     feasible,
     front,
     oriented,
 )
+from msm_ray.search.results import ranked
+from msm_ray.search.trials import Trial
 
 REPORT = {
     "effects": {"separation": {"value": 0.5, "ci95": [0.4, 0.7], "verdict": "yes"}},
@@ -126,16 +129,22 @@ def test_best_is_the_first_objective_among_the_feasible() -> None:
         measured(sep=0.8),
         measured(sep=0.7, loss=0.5),
     ]
-    states = ["done"] * 5 + ["stopped"]
-    trials = [
-        {"number": i, "state": s, "values": v}
+    states: list[State] = ["done", "done", "done", "done", "done", "stopped"]
+    trials = {
+        i: Trial(i, {}, {}, state=s, values=v)
         for i, (s, v) in enumerate(zip(states, rows, strict=True))
-    ]
-    assert best(trials, [sep]) == 0
-    assert best(trials, [sep], [limit]) == 1
-    assert best(trials, [loss], [limit]) == 2
-    assert best(trials, [sep], [Constraint(Effect("loss"), at_most=0.0)]) is None
-    assert best([], [sep]) is None
+    }
+    trials[6] = Trial(6, {}, {}, phase="swarm", state="done", values=measured(sep=1.0, loss=0.0))
+
+    def best(objective: Objective, *constraints: Constraint) -> int | None:
+        search: Any = SimpleNamespace(objectives=(objective,), constraints=constraints)
+        return next((trial.number for trial in ranked(search, trials)), None)
+
+    assert best(sep) == 0
+    assert best(sep, limit) == 1  # a tie goes to the earlier
+    assert best(sep, Constraint(Effect("loss"), at_most=0.0)) is None
+    del trials[4]
+    assert best(loss, limit) == 2
     assert [feasible(v, [limit]) for v in rows[:5]] == [False, True, True, True, None]
     assert oriented(rows[0], [sep, loss]) == (0.9, -1.5)
     assert oriented(rows[4], [sep, loss]) is None
