@@ -79,6 +79,7 @@ class Search:
                     f"confirm.seeds has {', '.join(map(str, seen))}, which the search uses itself;"
                     " allowed: other ones"
                 )
+            with_settings(self.job, {"seeds": self.confirm.seeds})  # it has seeds, and takes these
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -152,6 +153,9 @@ class Search:
                     "space": asdict(self.space),
                     "method": [type(self.method).__name__, method],
                     "objectives": [asdict(one) for one in self.objectives],
+                    # Bounds may change: what was measured says who is within them.
+                    "measures": {o.name: asdict(o.measure) for o in self.objectives}
+                    | {c.name: asdict(c.measure) for c in self.constraints},
                     "halving": asdict(self.halving) if self.halving else None,
                     "seed": self.seed,
                 },

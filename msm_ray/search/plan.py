@@ -54,7 +54,8 @@ class Plan:
 
     def known(self) -> list[dict[str, Any]]:
         """Settings of the trials to come that do not hang on what others find."""
-        found = [self.trials[number].settings for number in self._again]
+        again = [number for number in self._again if self.method.independent(number)]
+        found = [self.trials[number].settings for number in again]
         for number in range(len(self.trials), self.count):
             if not self.method.independent(number):
                 break
@@ -94,7 +95,9 @@ class Plan:
     def goes_on(self, number: int, rung: Mapping[str, Any]) -> bool:
         """Note what a trial found at a rung; whether it is worth the next one."""
         trial = self.trials[number]
-        trial.rungs = [r for r in trial.rungs if r["steps"] != rung["steps"]] + [dict(rung)]
+        if any(r["steps"] == rung["steps"] for r in trial.rungs):
+            return True  # its process was lost and it began again: here it has gone on before
+        trial.rungs.append(dict(rung))
         self._set(trial)
         self.journal.write(trial)
         if self.halving is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from msm_ray.run import launcher_for
 from msm_ray.search.job import Search
 from msm_ray.search.plan import Plan
 from msm_ray.search.results import ranked, recommended, search_part
-from msm_ray.search.trial import rungs_of, taken, with_settings
+from msm_ray.search.trial import Incomplete, rungs_of, taken, with_settings
 from msm_ray.search.trials import FAILED, Journal, Trial
 from msm_ray.search.watch import watched
 from msm_ray.settings import RunResult
@@ -87,6 +88,8 @@ class SearchRun:
         )
         self.stages: dict[str, Stage] = {}  # of trials that are known
         self.made: set[str] = set()
+        self.confirmed: list[dict[str, Any]] = []
+        self.problems: list[str] = []  # besides those of trials
         self.observer = Observer(events=self.store.events_path(search.name))
 
     def all(self, address: str | None) -> RunResult:
@@ -110,19 +113,29 @@ class SearchRun:
             observer.note(f"warning: {warning}")
         observer.plan(list(self.stages.values()), set(found.records))
         models = search.job.models() if isinstance(search.job, AsksModels) else []
-        confirmed: list[dict[str, Any]] = []
+        failure: BaseException | None = None
         try:
             with launcher_for(missing, models, observer, address, bool(plan.left)) as place:
                 if plan.left:
-                    self._shared(paths, *place)
-                    self._trials(place[1])
+                    self._trials(paths, *place)
                 best = ranked(search, plan.trials)
                 for trial in self._to_confirm(best):
-                    confirmed.append(self._confirm(trial, *place))
-                records = self._make(self._shown(best), *place)
+                    self._confirm(trial, *place)
+                self._make(self._shown(best), *place)
+        except UnusablePlace:
+            raise
+        except (StageFailed, UserError, KeyboardInterrupt) as error:
+            if not plan.trials:  # nothing to tell of
+                raise
+            failure = error
+            if not isinstance(error, KeyboardInterrupt):
+                self.problems.insert(0, str(error))
         finally:
             observer.done()
-        return self._report(self._shown(best), records, confirmed)
+        result = self._report(self._shown(ranked(search, plan.trials)), failure is None)
+        if failure is not None:
+            raise failure
+        return result
 
     # ---- what is made -------------------------------------------------------------------------
 
@@ -155,20 +168,29 @@ class SearchRun:
 
     def _asked(self, trial: Trial) -> None:
         """Of a trial that was not known beforehand, what it needs belongs to the plan now."""
-        if not self.plan.method.independent(trial.number):
-            self._plan_more(self.search.paths([trial.settings])[0])
+        if self.plan.method.independent(trial.number):
+            return
+        try:
+            path = self.search.paths([trial.settings])[0]
+        except UserError:
+            return  # settings that give no job: the trial fails, and says why
+        self._plan_more(path)
 
     def _plan_more(self, stages: Sequence[Stage]) -> None:
         new = [stage for stage in stages if stage.id not in self.stages]
         self.stages |= {stage.id: stage for stage in new}
         self.observer.add(new, scan(new, self.store).records)
 
-    def _trials(self, cpus: int | None) -> None:
-        from msm_ray.search.tune import Work, run_trials
+    def _trials(
+        self, paths: Sequence[Sequence[Stage]], launcher: Launcher | None, cpus: int | None
+    ) -> None:
+        from msm_ray.search.tune import Work, check_driver, run_trials
 
         search, plan = self.search, self.plan
         assert cpus is not None, "trials run on a cluster"
-        work = Work(search.job, search.rungs, search.measures, self.store.url, cpus)
+        check_driver()
+        self._shared(paths, launcher, cpus)
+        work = Work(search.job, search.rungs, search.measures, self.store.url, cpus, os.getcwd())
         began, before = time.monotonic(), plan.left
 
         def tell(trial: Trial) -> None:
@@ -185,8 +207,11 @@ class SearchRun:
         with watched(self.store, self.stages, self.observer):
             run_trials(plan, work, search.max_concurrent_trials, search.name, tell)
 
-    def _confirm(self, trial: Trial, launcher: Launcher | None, cpus: int | None) -> dict[str, Any]:
-        """Run a trial's last rung on fresh seeds, and take its measures again."""
+    def _confirm(self, trial: Trial, launcher: Launcher | None, cpus: int | None) -> None:
+        """Run a trial's last rung on fresh seeds, and take its measures again.
+
+        One that fails there (its loss leaps on another seed) is told as a problem of the search.
+        """
         search, comparison = self.search, self._again(trial)
         assert search.confirm is not None
         seeds = search.confirm.seeds
@@ -194,14 +219,18 @@ class SearchRun:
         if any(self.store.get(stage.id) is None for stage in comparison.stages):
             words = ", ".join(map(str, seeds))
             self.observer.note(f"trial {trial.number} is run again, on seeds {words}")
-        records = self._dag(comparison.stages, launcher, cpus)
-        found = taken(comparison, records, search.measures, self.store)
-        return {
-            "number": trial.number,
-            "seeds": list(seeds),
-            "claimed": trial.values,
-            "values": found.values,
-        }
+        try:
+            records = self._dag(comparison.stages, launcher, cpus)
+            found = taken(comparison, records, search.measures, self.store)
+        except UnusablePlace:
+            raise
+        except (StageFailed, UserError, Incomplete) as error:
+            problem = f"trial {trial.number} was not confirmed on seeds {list(seeds)}: {error}"
+            self.observer.note(problem)
+            self.problems.append(problem)
+            return
+        again = {"number": trial.number, "seeds": list(seeds), "claimed": trial.values}
+        self.confirmed.append({**again, "values": found.values})
 
     def _to_confirm(self, best: Sequence[Trial]) -> Sequence[Trial]:
         return best[: self.search.confirm.top] if self.search.confirm else ()
@@ -214,15 +243,14 @@ class SearchRun:
         return with_settings(search.job, {**last, "seeds": search.confirm.seeds}).comparison()
 
     def _shown(self, best: Sequence[Trial]) -> Trial:
-        """The trial whose whole comparison is in the report: the best, or the first."""
-        return best[0] if best else self.plan.trials[min(self.plan.trials)]
+        """The trial whose whole comparison is in the report: the best, else the first that went."""
+        trials = [self.plan.trials[number] for number in sorted(self.plan.trials)]
+        return next(iter((*best, *(t for t in trials if t.state != FAILED), *trials)))
 
-    def _make(self, trial: Trial, launcher: Launcher | None, cpus: int | None) -> dict[str, Record]:
-        """The records of a trial's comparison; what the store has lost since is made again."""
-        stages = self._job(trial).comparison().stages
-        if trial.state == FAILED:
-            return {s.id: r for s in stages if (r := self.store.get(s.id)) is not None}
-        return self._dag(stages, launcher, cpus)
+    def _make(self, trial: Trial, launcher: Launcher | None, cpus: int | None) -> None:
+        """Of a trial's comparison, what the store has lost since is made again."""
+        if trial.state != FAILED:
+            self._dag(self._job(trial).comparison().stages, launcher, cpus)
 
     def _job(self, trial: Trial) -> Any:
         search = self.search
@@ -231,14 +259,15 @@ class SearchRun:
 
     # ---- what is said -------------------------------------------------------------------------
 
-    def _report(
-        self, shown: Trial, records: dict[str, Record], confirmed: list[dict[str, Any]]
-    ) -> RunResult:
+    def _report(self, shown: Trial, ended: bool) -> RunResult:
+        """Write it. ``ended``: whether the run came to its end."""
         search, job = self.search, self._job(shown)
+        stages = job.comparison().stages
+        records = {s.id: r for s in stages if (r := self.store.get(s.id)) is not None}
         facts = run_facts(self.started, time.monotonic() - self.clock)
         report = job.report(self.store, records, self.made, facts)
         failed = [t for t in self.plan.trials.values() if t.state == FAILED]
-        part = search_part(search, self.plan.trials, self.made, confirmed)
+        part = search_part(search, self.plan.trials, self.made, self.confirmed)
         if part["best"] is not None:
             name, source = recommended(search, self._job(self.plan.trials[part["best"]]))
             place = self.store.write_bytes(f"runs/{search.name}/{name}", source.encode())
@@ -248,8 +277,9 @@ class SearchRun:
             "name": search.name,
             "title": search.title,
             "fingerprint": self.mark,
-            "complete": report["complete"] and not failed,
+            "complete": report["complete"] and ended and not (failed or self.problems),
             "problems": [
+                *self.problems,
                 *(f"trial {t.number} failed: {t.error}" for t in failed),
                 *report.get("problems", ()),
             ],

@@ -23,6 +23,7 @@ from msm_ray.search.trials import mean_shares
 from msm_ray.settings import apply_settings
 from msm_ray.stage import Launcher, run_dag, scan
 
+RUNG_SETTINGS = ("midtrain.tokens", "midtrain.budgets")
 Launch = Callable[[], Launcher]  # called where a stage has to run outside of this process
 
 
@@ -59,6 +60,11 @@ def rungs_of(
     """The settings of each rung: midtrainings of so many optimizer steps, from one trunk."""
     if not steps:
         return [dict(settings)]
+    if twice := [name for name in RUNG_SETTINGS if name in settings]:
+        raise UserError(
+            f"{job.name}: {twice[0]} is {settings[twice[0]]}, and the rungs of halving say it as"
+            " well; allowed: one of the two"
+        )
     midtrain: Any = getattr(with_settings(job, settings), "midtrain", None)
     if midtrain is None:
         raise UserError(f"{job.name}: rungs are steps of a midtraining, and it has none")
@@ -149,8 +155,12 @@ def taken(
             raise Incomplete(f"{name} is {value['value']}, which is no result")
     midtrained = [s for *_, kind, s in comparison.trainings if kind == "midtrain"]
     facts = [records[s.id].facts for s in midtrained]
-    blocks = [s.inputs["blocks"] for s in midtrained if "blocks" in s.inputs]
-    shares = [records[s.id].facts["shares"] for s in blocks if "shares" in records[s.id].facts]
+    mixes = [
+        realised(records[s.id].facts, records[s.inputs["blocks"].id].facts)
+        for s in midtrained
+        if "blocks" in s.inputs
+    ]
+    shares = [mix for mix in mixes if mix]
     return Measurement(
         values=values,
         steps=max((int(f["steps"]) for f in facts), default=0),
@@ -160,6 +170,18 @@ def taken(
         realised=mean_shares(shares) if shares else {},
         seconds=round(seconds, 3),
     )
+
+
+def realised(training: Mapping[str, Any], blocks: Mapping[str, Any]) -> Mapping[str, float]:
+    """What a mixture came to, by the facts of its blocks and of a training.
+
+    A branch has read the beginning of its blocks only, and says what was in that.
+    """
+    read: Mapping[str, int] = training.get("read", {})
+    if total := sum(read.values()):
+        return {name: tokens / total for name, tokens in read.items()}
+    shares: Mapping[str, float] = blocks.get("shares", {})
+    return shares
 
 
 def _trained(record: Record) -> int:

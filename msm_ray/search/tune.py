@@ -5,25 +5,30 @@ Tune's own files are not kept: what a search needs to go on is in its journal an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from msm_ray.artifact import Store
 from msm_ray.comparison import Compares
+from msm_ray.errors import UserError
 from msm_ray.search.objectives import Measure
 from msm_ray.search.plan import Plan
 from msm_ray.search.trial import Measurement, measure_rungs
 from msm_ray.search.trials import DONE, FAILED, STOPPED, Trial
-from msm_ray.terminal import tell_of_stopping
+from msm_ray.terminal import sigint_kept, tell_of_stopping
 
 # A trial must ask for something: a grain of what every cluster's head has, and no CPU, so that all
 # of them are left to the stages, and none of the fleet's GPU nodes is held by a driver.
@@ -45,6 +50,7 @@ class Work:
     measures: tuple[Measure, ...]
     store: str
     cpus: int
+    folder: str  # where the driver runs: what a job's relative paths are below
 
 
 def trial(config: dict[str, Any], work: Work) -> None:
@@ -55,6 +61,8 @@ def trial(config: dict[str, Any], work: Work) -> None:
     """
     from msm_ray import runtime
 
+    with contextlib.suppress(FileNotFoundError):  # a driver elsewhere: its job has no such paths
+        os.chdir(work.folder)  # Tune has gone to a folder of its own
     launchers: list[runtime.RayLauncher] = []
 
     def launch() -> runtime.RayLauncher:
@@ -92,9 +100,12 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
         self._plan, self._on_end = plan, on_end
         self.failure: Exception | None = None
         self._out: dict[str, tuple[int, float]] = {}  # Tune's id -> number, monotonic seconds
+        self._left: set[int] = set()  # trials that could not be noted: they come again
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Its settings; None: not now."""
+        if self.failure is not None:
+            return str(Searcher.FINISHED)
         try:
             following = self._plan.next()
         except Exception as error:  # Tune would wrap it: it is raised when Tune has ended
@@ -106,13 +117,31 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
         self._out[trial_id] = following.number, time.monotonic()
         return {"number": following.number, "settings": json.dumps(following.settings)}
 
+    def goes_on(self, number: int, text: str) -> bool:
+        """Note what a trial found at a rung (a Measurement as JSON); whether it goes on."""
+        try:
+            found = Measurement(**json.loads(text))
+            first = self._plan.objectives[0].name
+            rung = {"steps": found.steps, "tokens": found.tokens}
+            rung["value"] = found.values[first]["value"]
+            return self._plan.goes_on(number, rung)
+        except Exception as error:
+            self.failure = self.failure or error
+            self._left.add(number)
+            return False
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """``result``: the last one that it reported."""
         number, since = self._out.pop(trial_id)
+        if number in self._left:
+            return
         seconds = round(time.monotonic() - since, 3)
-        self._on_end(_ended(self._plan, number, result or {}, error, seconds))
+        try:
+            self._on_end(_ended(self._plan, number, result or {}, error, seconds))
+        except Exception as failure:  # Tune would run the trial again
+            self.failure = self.failure or failure
 
     def save(self, checkpoint_path: str) -> None:
         """The journal has it."""
@@ -122,19 +151,15 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
 class Rungs(_Kept, FIFOScheduler):  # type: ignore[misc]
     """What Tune asks whether a trial goes on."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, asks: Asks) -> None:
         super().__init__()
-        self._plan = plan
+        self._asks = asks
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether it is worth its next rung."""
         if "found" not in result:
             return str(FIFOScheduler.CONTINUE)
-        found = Measurement(**json.loads(result["found"]))
-        first = self._plan.objectives[0].name
-        rung = {"steps": found.steps, "tokens": found.tokens}
-        rung["value"] = found.values[first]["value"]
-        goes_on = self._plan.goes_on(trial.config["number"], rung)
+        goes_on = self._asks.goes_on(trial.config["number"], result["found"])
         return str(FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP)
 
 
@@ -148,6 +173,15 @@ class Begins(tune.Callback):  # type: ignore[misc]
         if not self.begun:
             self.begun = True
             tell_of_stopping()
+
+
+def check_driver() -> None:
+    """UserError where Tune would run elsewhere: the plan and its journal are this process's."""
+    if ray.util.client.ray.is_connected():
+        raise UserError(
+            "--address ray://...: a search needs a driver on the cluster; run it there with"
+            " HOST:6379, or with msm submit"
+        )
 
 
 def run_trials(
@@ -164,12 +198,12 @@ def run_trials(
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     asks = Asks(plan, on_end)
-    scratch = Store(work.store).work_dir(f"search-{name}")
+    scratch = Store(work.store).work_dir(f"search-{name}") / uuid.uuid4().hex
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, work=work), NO_CPU),
         tune_config=tune.TuneConfig(
             search_alg=asks,
-            scheduler=Rungs(plan),
+            scheduler=Rungs(asks),
             num_samples=plan.left,
             max_concurrent_trials=most,
             reuse_actors=True,
@@ -182,7 +216,11 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
-    tuner.fit()
+    try:
+        with sigint_kept():
+            tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     if asks.failure is not None:
         raise asks.failure
     if plan.left:  # Tune returns after Ctrl-C as if it were done

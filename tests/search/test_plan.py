@@ -134,6 +134,36 @@ def test_a_trial_goes_on_while_it_is_among_the_best_of_its_rung(tmp_path: Path) 
     assert not later.goes_on(0, {"steps": 10, "tokens": 100, "value": 0.2})
 
 
+def test_a_trial_that_began_again_keeps_what_was_decided_of_its_rungs(tmp_path: Path) -> None:
+    of = plan(tmp_path, Random(4), Halving((10, 20, 40), keep=0.5))
+    for _ in range(3):
+        of.next()
+
+    def reach(number: int, steps: int, value: float) -> bool:
+        return of.goes_on(number, {"steps": steps, "tokens": steps, "value": value})
+
+    assert reach(0, 10, 0.1)
+    assert reach(0, 20, 0.2)
+    assert reach(1, 10, 0.5)
+    assert reach(2, 10, 0.6)
+    # Its process was lost: by now others are better at its first rung.
+    assert reach(0, 10, 0.1)
+    assert [r["steps"] for r in of.trials[0].rungs] == [10, 20]
+
+
+def test_settings_that_were_found_by_others_are_not_known_beforehand(tmp_path: Path) -> None:
+    method = Optuna(4, startup=2)
+    first = plan(tmp_path, method)
+    for number in range(2):
+        first.next()
+        first.ended(number, DONE, values=found(0.1 * number))
+    handed = first.next()
+    assert handed is not None
+    second = plan(tmp_path, method)
+    assert second.known() == []  # it may be none that the job can be given: that is its own failure
+    assert second.next().settings == handed.settings  # type: ignore[union-attr]
+
+
 def test_a_method_that_waits_for_nobody_is_told_as_a_fault(tmp_path: Path) -> None:
     class Waits(Random):
         def suggest(self, *_: object) -> None:  # type: ignore[override]
