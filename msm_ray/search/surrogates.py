@@ -42,7 +42,7 @@ def fit_log_linear(X: Array, y: Array, seed: int) -> Predict:
     """y = c + k exp(t . x): the law of data mixtures of Ye et al. 2024 (arXiv 2403.16952).
 
     It rises or falls along every straight line, so it has no optimum inside a mixture. Fitted by
-    least squares from several starts of ``t``, with c and k solved for at each.
+    least squares from several starts of ``t``, with c and k solved for at each; not extrapolated.
     """
     from scipy.optimize import least_squares
 
@@ -66,7 +66,9 @@ def fit_log_linear(X: Array, y: Array, seed: int) -> Predict:
     fits = [least_squares(residuals, start, max_nfev=40) for start in starts]
     t = min(fits, key=lambda fit: fit.cost).x
     c, k = solved(t)
-    return lambda at: np.asarray(c + k * curve(t, at))
+    # Beyond the trials an exponential says anything: there it stays at what it was at their end.
+    ends = curve(t, X).min(), curve(t, X).max()
+    return lambda at: np.asarray(c + k * np.clip(curve(t, at), *ends))
 
 
 def fit_quadratic(X: Array, y: Array, seed: int) -> Predict:
