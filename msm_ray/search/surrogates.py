@@ -42,7 +42,7 @@ def fit_log_linear(X: Array, y: Array, seed: int) -> Predict:
     """y = c + k exp(t . x): the law of data mixtures of Ye et al. 2024 (arXiv 2403.16952).
 
     It rises or falls along every straight line, so it has no optimum inside a mixture. Fitted by
-    least squares from several starts of ``t``, with c and k solved for at each; not extrapolated.
+    least squares from several starts of ``t``, with c and k solved for at each.
     """
     from scipy.optimize import least_squares
 
@@ -66,9 +66,10 @@ def fit_log_linear(X: Array, y: Array, seed: int) -> Predict:
     fits = [least_squares(residuals, start, max_nfev=40) for start in starts]
     t = min(fits, key=lambda fit: fit.cost).x
     c, k = solved(t)
-    # Beyond the trials an exponential says anything: there it stays at what it was at their end.
-    ends = curve(t, X).min(), curve(t, X).max()
-    return lambda at: np.asarray(c + k * np.clip(curve(t, at), *ends))
+    # Far beyond the trials an exponential says anything: it may go on as far again as they reach.
+    low, high = curve(t, X).min(), curve(t, X).max()
+    reach = high - low
+    return lambda at: np.asarray(c + k * np.clip(curve(t, at), low - reach, high + reach))
 
 
 def fit_quadratic(X: Array, y: Array, seed: int) -> Predict:
