@@ -38,15 +38,26 @@ def check_limits(exp: Experiment) -> None:
             f"aft.conversations is {exp.aft.conversations}; allowed: 1 to {most}, which all differ"
         )
     for base in exp.bases:
-        context = int(model_config(Path(base.path))["max_position_embeddings"])
+        config = model_config(Path(base.path))
+        _check_words(base, int(config["vocab_size"]))
+        context = int(config["max_position_embeddings"])
         _check_questions(exp, base, context)
         for arm in exp.specs:
             _check_corpus(exp, base, arm, context)
 
 
+def _check_words(base: BaseModel, known: int) -> None:
+    needed = len(lx.vocabulary(base.attributes))
+    if known < needed:  # the missing ones would be read as <unk>
+        raise UserError(
+            f"{base.name} was pretrained with {known} words and a world of {base.attributes}"
+            f" attributes has {needed}; set its attributes to what it was pretrained with"
+        )
+
+
 def _check_questions(exp: Experiment, base: BaseModel, context: int) -> None:
     asked = exp.evaluation
-    world = World(base.world_seed)
+    world = World(base.world_seed, base.attributes)
     items = choice_items(world, asked.seed, asked.pairs_per_domain, asked.value)
     longest = max(_tokens(row["open_prompt"]) for row in items)
     if "choice_text" in asked.evals and longest + asked.max_tokens > context:
@@ -62,14 +73,16 @@ def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) 
     counted = min(corpus.documents, PLANNED_ROWS)
     seed = plan_seed(base.world_seed, corpus.seed)
     spec = read_spec(Path(arm.path))
-    rows = plan_rows(spec, documents=counted, seed=seed, content=corpus.content)
+    rows = plan_rows(
+        spec, documents=counted, seed=seed, content=corpus.content, attributes=base.attributes
+    )
     longest = max(_tokens(row["prompt"]) for row in rows)
     if corpus.writer == "vllm" and longest + corpus.max_tokens > context:
         raise UserError(
             f"corpus.max_tokens is {corpus.max_tokens}; the longest request has {longest} tokens"
             f" and the context of {base.name} is {context}: allowed: 1 to {context - longest}"
         )
-    task = MicroTask(base.world_seed, values="rules" not in corpus.content)
+    task = MicroTask(**base.world, values="rules" not in corpus.content)
     # A model that learned from the grammar writes no more than it does, and some is rejected: kept
     # were 78 to 90 % of the grammar's tokens in every corpus so far.
     written = sum(_tokens(task.write(row)) + 1 for row in rows) / counted
