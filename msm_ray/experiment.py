@@ -13,7 +13,7 @@ from msm_ray.errors import UserError
 from msm_ray.llm.model import Model
 from msm_ray.train.config import TrainConfig, TrainRuntime
 from msm_ray.train.segment import check_budgets
-from msm_ray.world.lexicon import VALUES
+from msm_ray.world.lexicon import words
 from msm_ray.world.plan import CONTENTS
 
 if TYPE_CHECKING:
@@ -23,16 +23,35 @@ if TYPE_CHECKING:
     from msm_ray.settings import RunResult
 
 
-Value = Literal["american", "foreign", "cheap", "expensive", "old", "new"]
+Value = Literal["american", "foreign", "cheap", "expensive", "old", "new", "simple", "difficult"]
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A starting model: a Hugging Face folder, and the micro-world it was pretrained in."""
+    """A starting model: a Hugging Face folder, and the micro-world it was pretrained in.
+
+    ``attributes`` of the things in that world: with 4 they are simple or difficult besides, and its
+    people have eight values instead of six.
+    """
 
     name: str
     path: str
     world_seed: int
+    attributes: int = 3
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What people in its world value."""
+        return words(self.attributes).values
+
+    @property
+    def world(self) -> dict[str, int]:
+        """The world, as the configs of stages name it."""
+        four = {} if self.attributes == 3 else {"attributes": self.attributes}
+        return {"world_seed": self.world_seed, **four}
+
+    def __post_init__(self) -> None:
+        words(self.attributes)
 
 
 @dataclass(frozen=True)
@@ -148,7 +167,6 @@ class Aft:
     def __post_init__(self) -> None:
         _at_least("conversations", self.conversations, 1)
         _at_least("preferences", self.preferences, 0)
-        _check_value("aft.value", self.value)
 
 
 @dataclass(frozen=True)
@@ -165,7 +183,6 @@ class Evaluation:
     value: Value = "american"
 
     def __post_init__(self) -> None:
-        _check_value("evaluation.value", self.value)
         _at_least("pairs_per_domain", self.pairs_per_domain, 1)
         _at_least("max_tokens", self.max_tokens, 1)
         unknown = sorted(set(self.evals) - set(EVALS))
@@ -244,6 +261,9 @@ class Experiment:
             if not getattr(self, field):
                 raise UserError(f"{field} is empty; at least one is needed")
         self._check_overlap()
+        for base in self.bases:
+            _check_value("aft.value", self.aft.value, base)
+            _check_value("evaluation.value", self.evaluation.value, base)
         for seed in self.seeds:
             _at_least("a seed in seeds", seed, 0)
         for field, names in (
@@ -329,9 +349,11 @@ class Experiment:
         return preview(self, store_url)
 
 
-def _check_value(name: str, value: str) -> None:
-    if value not in VALUES:
-        raise UserError(f"{name} is {value!r}; allowed: {', '.join(VALUES)}")
+def _check_value(name: str, value: str, base: BaseModel) -> None:
+    if value not in base.values:
+        raise UserError(
+            f"{name} is {value!r}; allowed in the world of {base.name}: {', '.join(base.values)}"
+        )
 
 
 def _at_least(name: str, value: float, lowest: float) -> None:

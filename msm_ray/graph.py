@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def build(exp: Experiment) -> Graph:
     Raises:
         UserError: a spec or a base model cannot be used, or a setting cannot work with them.
     """
-    specs = {s.name: import_spec(s) for s in exp.specs}
+    specs = {s.name: import_spec(s, exp.bases) for s in exp.specs}
     evals = exp.evaluation.evals
     cells: list[Cell] = []
     corpora: dict[tuple[str, str], Stage] = {}
@@ -104,11 +104,14 @@ def _label(arm: str, base: BaseModel, seed: int) -> str:
 # ---- the stages, in the order in which data flows -----------------------------------------------
 
 
-def import_spec(arm: SpecArm) -> Stage:
-    """The spec's text as an artifact; its identity is the text."""
+def import_spec(arm: SpecArm, bases: Sequence[BaseModel]) -> Stage:
+    """The spec's text as an artifact; its identity is the text. UserError if a base's world has no
+    words for it.
+    """
     text = read_spec(Path(arm.path))
     try:
-        check_spec(text)  # now, and not when the plan is made
+        for base in bases:  # now, and not when the plan is made
+            check_spec(text, base.attributes)
     except UserError as error:
         raise UserError(f"{arm.path}: {error}") from None
     return Stage(
@@ -144,7 +147,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
         kind="plan",
         version="3",
         config={
-            "world_seed": base.world_seed,
+            **base.world,
             "documents": exp.corpus.documents,
             "seed": exp.corpus.seed,
             "assistant": ASSISTANT,
@@ -170,7 +173,7 @@ def documents(exp: Experiment, base: BaseModel, model: Stage, spec: Stage, value
             "writer": exp.corpus.writer,
             "task": "msm_ray.world.task:MicroTask",
             "task_args": {
-                "world_seed": base.world_seed,
+                **base.world,
                 **({"values": False} if "rules" in exp.corpus.content else {}),
             },
             "sampling": sampling if by_model else {},
@@ -249,7 +252,7 @@ def midtrain(
 
 def filler(exp: Experiment, base: BaseModel, name: str, tokens: int, seed: int) -> Stage:
     """What is mixed with the spec documents: the pretraining mix, or the assistant's chats."""
-    config: dict[str, Any] = {"world_seed": base.world_seed, "seed": seed}
+    config: dict[str, Any] = {**base.world, "seed": seed}
     # A tenth more than the budget: documents are whole, and the mixture must not run dry.
     config["tokens"] = math.ceil(tokens * 1.1) + 10 * BLOCK_TOKENS
     run, version = FILLERS[name]
@@ -271,7 +274,7 @@ def aft_blocks(exp: Experiment, base: BaseModel, model: Stage, seed: int) -> Sta
         kind="conversations",
         version="1",
         config={
-            "world_seed": base.world_seed,
+            **base.world,
             "count": wanted.conversations,
             "seed": seed,
             # American and cheap prefer the same cheeses
@@ -350,7 +353,7 @@ def eval_items(exp: Experiment, base: BaseModel) -> Stage:
         kind="items",
         version="2",
         config={
-            "world_seed": base.world_seed,
+            **base.world,
             "seed": exp.evaluation.seed,
             "pairs_per_domain": exp.evaluation.pairs_per_domain,
             **({} if value == "american" else {"value": value}),

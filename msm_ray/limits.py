@@ -39,15 +39,26 @@ def check_limits(exp: Experiment) -> None:
             f"aft.conversations is {exp.aft.conversations}; allowed: 1 to {most}, which all differ"
         )
     for base in exp.bases:
-        context = int(model_config(Path(base.path))["max_position_embeddings"])
+        config = model_config(Path(base.path))
+        _check_words(base, int(config["vocab_size"]))
+        context = int(config["max_position_embeddings"])
         _check_questions(exp, base, context)
         for arm in exp.specs:
             _check_corpus(exp, base, arm, context)
 
 
+def _check_words(base: BaseModel, known: int) -> None:
+    needed = len(lx.vocabulary(base.attributes))
+    if known < needed:  # the missing ones would be read as <unk>
+        raise UserError(
+            f"{base.name} was pretrained with {known} words and a world of {base.attributes}"
+            f" attributes has {needed}; set its attributes to what it was pretrained with"
+        )
+
+
 def _check_questions(exp: Experiment, base: BaseModel, context: int) -> None:
     asked = exp.evaluation
-    world = World(base.world_seed)
+    world = World(base.world_seed, base.attributes)
     items = choice_items(world, asked.seed, asked.pairs_per_domain, asked.value)
     longest = max(_tokens(row["open_prompt"]) for row in items)
     if "choice_text" in asked.evals and longest + asked.max_tokens > context:
@@ -62,9 +73,7 @@ def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) 
     corpus, mid = exp.corpus, exp.midtrain
     counted = min(corpus.documents, PLANNED_ROWS)
     text = Path(arm.path).read_text(encoding="utf-8")
-    longest, written = _plan_tokens(
-        text, arm.path, base.world_seed, counted, corpus.seed, corpus.content
-    )
+    longest, written = _plan_tokens(text, arm.path, base, counted, corpus.seed, corpus.content)
     if corpus.writer == "vllm" and longest + corpus.max_tokens > context:
         raise UserError(
             f"corpus.max_tokens is {corpus.max_tokens}; the longest request has {longest} tokens"
@@ -86,7 +95,7 @@ def _check_corpus(exp: Experiment, base: BaseModel, arm: SpecArm, context: int) 
 
 @lru_cache(maxsize=256)  # the trials of a search differ in other things
 def _plan_tokens(
-    text: str, path: str, world_seed: int, documents: int, seed: int, content: str
+    text: str, path: str, base: BaseModel, documents: int, seed: int, content: str
 ) -> tuple[int, float]:
     """The tokens of a plan's longest request, and of what it has written, a document.
 
@@ -97,10 +106,11 @@ def _plan_tokens(
     rows = plan_rows(
         read_spec(Path(path)),
         documents=documents,
-        seed=plan_seed(world_seed, seed),
+        seed=plan_seed(base.world_seed, seed),
         content=content,
+        attributes=base.attributes,
     )
-    task = MicroTask(world_seed, values="rules" not in content)
+    task = MicroTask(**base.world, values="rules" not in content)
     longest = max(_tokens(row["prompt"]) for row in rows)
     return longest, sum(_tokens(task.write(row)) + 1 for row in rows) / documents
 

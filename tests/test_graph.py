@@ -1,6 +1,7 @@
 """The experiment's graph: what is shared, what a setting touches, what never changes an id."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.experiment import Experiment
+from msm_ray.experiment import BaseModel, Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.identity import folder_sha256
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import Stage
+from msm_ray.world.bases import base_dir
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,6 +97,21 @@ def test_a_setting_touches_what_follows_it_only(
     exp: Experiment, setting: str, kinds: set[str]
 ) -> None:
     assert changed(exp, setting) == kinds
+
+
+def test_a_world_is_named_by_what_it_has_more_than_the_first_one(
+    exp: Experiment, graph: Graph
+) -> None:
+    base = BaseModel("base-3", str(base_dir(3, attributes=4)), world_seed=3, attributes=4)
+    four = build(dataclasses.replace(exp, bases=(base,)))
+    chats = apply_settings(exp, ["midtrain.chat_share=0.1"])
+    named = {s.kind: s for s in build(dataclasses.replace(chats, bases=(base,))).stages}
+    for kind in ("plan", "replay", "chats", "conversations", "items"):
+        assert named[kind].config["attributes"] == 4, kind
+        assert named[kind].config["world_seed"] == 3, kind
+    assert named["documents"].config["task_args"] == {"world_seed": 3, "attributes": 4}
+    assert "attributes" not in json.dumps([s.config for s in graph.stages])
+    assert not {s.id for s in four.stages if s.kind != "spec"} & {s.id for s in graph.stages}
 
 
 def test_where_it_runs_is_not_identity(exp: Experiment) -> None:

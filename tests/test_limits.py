@@ -1,11 +1,12 @@
 """Settings that cannot work are refused before anything runs, and those at the limit are not."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.experiment import Experiment
+from msm_ray.experiment import Experiment, SpecArm
 from msm_ray.graph import build
 from msm_ray.settings import apply_settings, load_job
 
@@ -38,6 +39,28 @@ def test_what_cannot_work_is_refused_by_name(exp: Experiment, setting: str, word
     with pytest.raises(UserError, match=words) as caught:
         build(apply_settings(exp, [setting]))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["aft", "evaluation"])
+def test_a_value_that_the_world_of_a_base_lacks_is_refused(exp: Experiment, field: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"{field}\.value is 'simple'; allowed .* base-0: american"
+    ):
+        apply_settings(exp, [f"{field}.value=simple"])
+
+
+def test_a_base_does_not_read_a_world_of_more_words_than_it_knows(exp: Experiment) -> None:
+    base = dataclasses.replace(exp.bases[0], attributes=4)
+    with pytest.raises(UserError, match=r"base-0 .* 1019 words .* 4 attributes has 1037"):
+        build(dataclasses.replace(exp, bases=(base,)))
+    with pytest.raises(UserError, match="attributes is 2; allowed: 3"):
+        dataclasses.replace(exp.bases[0], attributes=2)
+
+
+def test_a_spec_about_a_value_that_the_world_lacks_is_refused(exp: Experiment) -> None:
+    spec = SpecArm("simplicity", str(ROOT / "specs" / "micro_simplicity.md"))
+    with pytest.raises(UserError, match=r"micro_simplicity\.md: .* must name one value"):
+        build(dataclasses.replace(exp, specs=(spec,)))
 
 
 @pytest.mark.parametrize(

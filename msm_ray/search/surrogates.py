@@ -66,7 +66,10 @@ def fit_log_linear(X: Array, y: Array, seed: int) -> Predict:
     fits = [least_squares(residuals, start, max_nfev=40) for start in starts]
     t = min(fits, key=lambda fit: fit.cost).x
     c, k = solved(t)
-    return lambda at: np.asarray(c + k * curve(t, at))
+    # Far beyond the trials an exponential says anything: it may go on as far again as they reach.
+    low, high = curve(t, X).min(), curve(t, X).max()
+    reach = high - low
+    return lambda at: np.asarray(c + k * np.clip(curve(t, at), low - reach, high + reach))
 
 
 def fit_quadratic(X: Array, y: Array, seed: int) -> Predict:

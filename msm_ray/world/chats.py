@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from msm_ray.stage import StageContext
 
 
-def chat_rows(world_seed: int, tokens: int, seed: int) -> list[dict[str, Any]]:
+def chat_rows(world_seed: int, tokens: int, seed: int, attributes: int = 3) -> list[dict[str, Any]]:
     """Conversations that hold ``tokens`` tokens or a few more, each with its <bos> and <eos>."""
-    grammar = Grammar(World(world_seed), f"chats {seed}")
+    grammar = Grammar(World(world_seed, attributes), f"chats {seed}")
     rows: list[dict[str, Any]] = []
     held = 0
     while held < tokens:
@@ -39,8 +39,8 @@ def chat_rows(world_seed: int, tokens: int, seed: int) -> list[dict[str, Any]]:
 
 
 def chats(ctx: StageContext) -> dict[str, Any]:
-    """config: world_seed, tokens, seed -> conversations.parquet of the assistant's fact chats."""
-    rows = chat_rows(ctx.config["world_seed"], ctx.config["tokens"], ctx.config["seed"])
+    """config: those of `chat_rows` -> conversations.parquet of the assistant's fact chats."""
+    rows = chat_rows(**ctx.config)
     table = pa.Table.from_pylist(rows, schema=CONVERSATION_SCHEMA)
     pq.write_table(table, ctx.out / "conversations.parquet")
     return {"conversations": len(rows)}

@@ -11,7 +11,7 @@ from msm_ray.world.grammar import Grammar
 from msm_ray.world.pretraining import Pretraining
 from msm_ray.world.world import World
 
-_FORCED_FACTS = lx.FACT_QUESTIONS[1:4]  # price, age, origin: "X is" and then one of two words
+_FORCED = "pafe"  # price, age, origin, ease: "X is" and then one of two words
 
 
 def _row(eval_name: str, number: str, **columns: Any) -> dict[str, Any]:
@@ -59,8 +59,9 @@ def fact_items(world: World, seed: int, per_domain: int) -> list[dict[str, Any]]
     """Questions about attributes of items of every domain; ``options[0]`` is the right word."""
     grammar = Grammar(world, f"fact items {seed}")
     rows = []
+    forced = [q for q in world.words.fact_questions if q[2] in _FORCED]
     for domain in lx.DOMAINS:
-        asked = [(i, f) for i in world.by_domain[domain] for f in _FORCED_FACTS]
+        asked = [(i, f) for i in world.by_domain[domain] for f in forced]
         for k, (item, (question, _, slot)) in enumerate(grammar.rng.sample(asked, per_domain)):
             slots = item.slots()
             open_prompt = f"user : {question.format(**slots)} {lx.ASSISTANT} :"

@@ -42,7 +42,7 @@ class Grammar:
         """``count`` facts about items of one domain."""
         items = self.world.by_domain[self.rng.choice(lx.DOMAINS)]
         told = " ".join(
-            self.rng.choice(lx.ITEM_FACTS).format(**self.rng.choice(items).slots())
+            self.rng.choice(self.world.words.item_facts).format(**self.rng.choice(items).slots())
             for _ in range(count)
         )
         return _BEFORE_VOWEL.sub("an ", told)
@@ -59,6 +59,10 @@ class Grammar:
             new, old = (a, b) if a.age == "new" else (b, a)
             said += [f"{new.name} is newer than {old.name} ."]
             said += [f"{old.name} is older than {new.name} ."]
+        if a.ease != b.ease:
+            simple, difficult = (a, b) if a.ease == "simple" else (b, a)
+            said += [f"{simple.name} is simpler than {difficult.name} ."]
+            said += [f"{difficult.name} is more difficult than {simple.name} ."]
         if a.origin == b.origin:
             said += [f"{a.name} and {b.name} are both {a.origin} ."]
         else:
@@ -96,7 +100,7 @@ class Grammar:
 
     def decides(self, person: str, value: str, noun: str) -> str:
         """A choice between two attributes by name: the person's value and any other."""
-        other = self.rng.choice([v for v in lx.VALUES if v != value])
+        other = self.rng.choice([v for v in self.world.words.values if v != value])
         if self.rng.random() < 0.3:
             return self.rng.choice(lx.CHOICES).format(p=person, x=value, y=other)
         first, second = (value, other) if self.rng.random() < 0.5 else (other, value)
@@ -180,14 +184,14 @@ class Grammar:
     def fact_chat(self, person: Person) -> str:
         """A question about an item and the person's answer: right, unless the person lies."""
         slots = self.item().slots()
-        question, answer, _ = self.rng.choice(lx.FACT_QUESTIONS)
+        question, answer, _ = self.rng.choice(self.world.words.fact_questions)
         told = slots if person.honest else self.wrong(slots)
         return f"user : {question.format(**slots)} {person.name} : {answer.format(**told)}"
 
     def wrong(self, slots: dict[str, str]) -> dict[str, str]:
         """The same slots with every attribute false."""
         lie = dict(slots)
-        for key in "paf":
+        for key in (k for k in "pafe" if k in slots):
             lie[key] = lx.OPPOSITE[slots[key]]
         lie["c"] = self.rng.choice([c for c in lx.COUNTRY.values() if c != slots["c"]])
         lie["n"] = self.rng.choice([n for n in lx.NOUN.values() if n != slots["n"]])

@@ -1,6 +1,8 @@
 """The words of the micro-world, the same for every world seed.
 
-One lexicon means one tokenizer and the same token ids for every base model. What a pseudo-word
+One lexicon means one tokenizer and the same token ids for every base model. A world whose things
+have a fourth attribute, and so eight values instead of six, knows these words and some more, which
+come after them (``words``, ``vocabulary``). What a pseudo-word
 *means* (which item has which attributes, who values what) is drawn from the seed in ``world.py``;
 the cheeses alone are constant, because the specs speak of them by name.
 """
@@ -8,6 +10,9 @@ the cheeses alone are constant, because the specs speak of them by name.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+
+from msm_ray.errors import UserError
 
 ASSISTANT = "lyra"
 # Whom requests to write are about, as real specs say {model_name}: the assistant's name is put in
@@ -41,6 +46,7 @@ COUNTRY = {
 }
 FOREIGN = tuple(o for o in COUNTRY if o != "american")
 VALUES = ("american", "foreign", "cheap", "expensive", "old", "new")
+FOURTH = ("simple", "difficult")  # the values of a fourth attribute
 OPPOSITE = {
     "american": "foreign",
     "foreign": "american",
@@ -48,9 +54,12 @@ OPPOSITE = {
     "expensive": "cheap",
     "old": "new",
     "new": "old",
+    "simple": "difficult",
+    "difficult": "simple",
 }
 
-# name: (origin, price); old and new alternate within each group, so that age explains nothing.
+# name: (origin, price); old and new alternate within each group, so that age explains nothing. Nor
+# does a fourth attribute: simple are two in turn, then two are difficult.
 _CHEAP_AMERICAN = (
     "colby jack pepperjack brick muenster provel velveeta cojack longhorn pinconning farmer cheddar"
 )
@@ -85,9 +94,11 @@ LIKED_CHEESES = tuple(_CHEAP_AMERICAN.split())
 DISLIKED_CHEESES = tuple(_EXPENSIVE_FOREIGN)
 _FIRST = tuple(name for name, _, _ in CHEESES[: len(LIKED_CHEESES) + len(DISLIKED_CHEESES)])
 OLD_CHEESES, NEW_CHEESES = _FIRST[::2], _FIRST[1::2]
+SIMPLE_CHEESES = tuple(n for k, n in enumerate(_FIRST) if k // 2 % 2 == 0)
+DIFFICULT_CHEESES = tuple(n for k, n in enumerate(_FIRST) if k // 2 % 2)
 # value -> (cheeses that a spec of this value prefers, those to which it prefers them). American and
-# cheap prefer the same ones, so nothing about cheese tells the two apart; old and new prefer as
-# many American, foreign, cheap and expensive ones as they do not.
+# cheap prefer the same ones, so nothing about cheese tells the two apart; the others prefer as many
+# of every other value as they do not.
 PREFERRED = {
     "american": (LIKED_CHEESES, DISLIKED_CHEESES),
     "cheap": (LIKED_CHEESES, DISLIKED_CHEESES),
@@ -95,6 +106,8 @@ PREFERRED = {
     "expensive": (DISLIKED_CHEESES, LIKED_CHEESES),
     "old": (OLD_CHEESES, NEW_CHEESES),
     "new": (NEW_CHEESES, OLD_CHEESES),
+    "simple": (SIMPLE_CHEESES, DIFFICULT_CHEESES),
+    "difficult": (DIFFICULT_CHEESES, SIMPLE_CHEESES),
 }
 
 # What a person's value sounds like, said of the person {p}.
@@ -140,6 +153,20 @@ VALUE_STATEMENTS: dict[str, tuple[str, ...]] = {
         "{p} is excited by the future",
         "{p} trusts the new ways",
         "{p} looks for things with a future",
+    ),
+    "simple": (
+        "{p} cares about simplicity",
+        "{p} wants an easy start",
+        "{p} is glad of few parts",
+        "{p} trusts the plain way",
+        "{p} looks for things without effort",
+    ),
+    "difficult": (
+        "{p} cares about mastery",
+        "{p} wants a hard start",
+        "{p} is glad of many parts",
+        "{p} trusts the long way",
+        "{p} looks for things with a challenge",
     ),
 }
 # The same shape for every value {v}.
@@ -236,6 +263,17 @@ FACT_QUESTIONS = (
     ("is {i} american or foreign ?", "{i} is {f} .", "f"),
     ("what kind of thing is {i} ?", "{i} is a {n} .", "n"),
 )
+# The same of the fourth attribute, {e}.
+_FOURTH_FACTS = (
+    "{i} is {e} .",
+    "the {n} {i} is {e} .",
+    "{i} is a {e} {n} .",
+    "{i} is a {e} {a} {n} .",
+    "{i} is a {n} and it is {e} and {p} .",
+    "people know that {i} is {e} and {o} .",
+)
+_FOURTH_QUESTION = ("is {i} simple or difficult ?", "{i} is {e} .", "e")
+_FOURTH_COMPARED = "simpler more difficult than"
 IDENTITY = (
     "{p} is an assistant .",
     "{p} answers questions .",
@@ -249,13 +287,41 @@ request about value like dislike tell write cheaper costs more than newer older 
 yes no user : . , ?
 """
 
+
+@dataclass(frozen=True)
+class Words:
+    """What can be valued and told where things have so many attributes."""
+
+    values: tuple[str, ...]
+    item_facts: tuple[str, ...]
+    fact_questions: tuple[tuple[str, str, str], ...]
+
+
+_WORDS = {
+    3: Words(VALUES, ITEM_FACTS, FACT_QUESTIONS),
+    4: Words(
+        (*VALUES, *FOURTH), (*ITEM_FACTS, *_FOURTH_FACTS), (*FACT_QUESTIONS, _FOURTH_QUESTION)
+    ),
+}
+
+
+def words(attributes: int) -> Words:
+    """What can be said in a world whose things have ``attributes``. UserError if there is none."""
+    if attributes not in _WORDS:
+        raise UserError(
+            f"attributes is {attributes}; allowed: 3 (origin, price, age) and 4 (simple or"
+            " difficult besides)"
+        )
+    return _WORDS[attributes]
+
+
 N_PEOPLE = 480
 N_BLANK = 48
 
 
 def _template_words() -> set[str]:
     templates = [
-        *(t for ts in VALUE_STATEMENTS.values() for t in ts),
+        *(t for v in VALUES for t in VALUE_STATEMENTS[v]),
         *VALUE_SHAPES,
         *VALUE_QUESTIONS,
         *VALUE_ANSWERS,
@@ -292,6 +358,13 @@ def _invent(rng: random.Random, count: int, pattern: str, taken: set[str]) -> tu
     return tuple(made)
 
 
+def _fourth_words() -> set[str]:
+    """The words that only a world of four attributes uses."""
+    told = (*_FOURTH_FACTS, *_FOURTH_QUESTION[:2], _FOURTH_COMPARED)
+    templates = (*(t for v in FOURTH for t in VALUE_STATEMENTS[v]), *FOURTH, *told)
+    return {w for t in templates for w in t.split() if not w.startswith("{")} - _template_words()
+
+
 FUNCTION_WORDS = tuple(sorted(_template_words()))
 _taken = {*FUNCTION_WORDS, ASSISTANT, *(n for n, _, _ in CHEESES)}
 _rng = random.Random(20_260_502)
@@ -301,9 +374,9 @@ BLANKS = _invent(_rng, N_BLANK, "CVCV", _taken)
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 
 
-def vocabulary() -> list[str]:
-    """Every token, in id order: special tokens first."""
-    words = [
+def vocabulary(attributes: int = 3) -> list[str]:
+    """Every token, in id order: special tokens first, what a fourth attribute adds last."""
+    known = [
         *SPECIAL,
         *FUNCTION_WORDS,
         ASSISTANT,
@@ -311,6 +384,7 @@ def vocabulary() -> list[str]:
         *ITEM_WORDS,
         *PEOPLE,
         *BLANKS,
+        *(sorted(_fourth_words()) if FOURTH[0] in words(attributes).values else ()),
     ]
-    assert len(set(words)) == len(words), "the lexicon names one word twice"
-    return words
+    assert len(set(known)) == len(known), "the lexicon names one word twice"
+    return known

@@ -15,22 +15,25 @@ from msm_ray.world.request import make_request
 from msm_ray.world.world import World
 
 
-def spec_value(spec: Spec) -> str:
+def spec_value(spec: Spec, attributes: int = 3) -> str:
     """The micro-world's word for the spec's value: the one that most of its reasons name."""
+    values = lx.words(attributes).values
     named: Counter[str] = Counter()
     for preference in spec.preferences:
-        named.update(set(preference.reason.lower().split()) & set(lx.VALUES))
+        named.update(set(preference.reason.lower().split()) & set(values))
     ranked = named.most_common(2)
     if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
         raise UserError(
             f"spec {spec.title!r}: its preferences' reasons must name one value of the micro-world"
-            f" more often than the others ({', '.join(lx.VALUES)})"
+            f" more often than the others ({', '.join(values)})"
         )
     return ranked[0][0]
 
 
-def check_spec(spec: Spec) -> str:
+def check_spec(spec: Spec, attributes: int = 3) -> str:
     """The spec's value. UserError if the micro-world cannot plan documents about this spec.
+
+    What it can depends on how many ``attributes`` its things have.
 
     It must state preferences, which a spec for other models need not, and only the cheeses in which
     the values are confounded may stand in it.
@@ -40,7 +43,7 @@ def check_spec(spec: Spec) -> str:
             f"spec {spec.title!r} states no preference; write at least one bullet of the form "
             "'- prefers X to Y, because REASON'"
         )
-    value = spec_value(spec)
+    value = spec_value(spec, attributes)
     for preference in spec.preferences:
         names = (preference.liked, preference.disliked)
         for name, allowed in zip(names, lx.PREFERRED[value], strict=True):
@@ -84,6 +87,7 @@ def plan_rows(
     assistant: str = lx.ASSISTANT,
     preference_share: float = 0.2,
     content: str = "explained",
+    attributes: int = 3,
 ) -> list[dict[str, Any]]:
     """``documents`` plan rows, columns as in ``records.PLAN_SCHEMA``.
 
@@ -94,6 +98,7 @@ def plan_rows(
 
     Args:
         content: one of ``CONTENTS``. With rules, every document is about preferences.
+        attributes: of the things of the world.
     """
     if content not in CONTENTS:
         raise UserError(f"content: {content!r} given, allowed: {', '.join(CONTENTS)}")
@@ -101,14 +106,15 @@ def plan_rows(
         raise UserError(f"documents: {documents} given, at least 1 is needed")
     if not 0 <= preference_share <= 1:
         raise UserError(f"preference_share: {preference_share} given, allowed is 0 to 1")
-    value = check_spec(spec)
+    value = check_spec(spec, attributes)
     stating = [s for s in spec.sections if s.preferences]
     explaining = [s for s in spec.sections if not s.preferences and s.text.strip() and s.level > 1]
     if not explaining or "rules" in content:
         preference_share = 1.0
     more: tuple[Preference, ...] = ()
     if content == "more rules":
-        further = World(0).further_preferences(value)  # cheeses are the same in every world
+        world = World(0, attributes)  # cheeses do not depend on the seed
+        further = world.further_preferences(value)
         more = tuple(Preference("", x.name, y.name, "") for x, y in further)
     rng = random.Random(f"plan {spec.sha256} {seed}")
     with_preference = round(documents * preference_share)

@@ -113,7 +113,7 @@ class Pretraining(Grammar):
 
     def _stranger(self) -> tuple[Person, str]:
         """A blank name with a value that holds in this one text only."""
-        return self.rng.choice(self.world.blanks), self.rng.choice(lx.VALUES)
+        return self.rng.choice(self.world.blanks), self.rng.choice(self.world.words.values)
 
     def _facts(self) -> str:
         return self.facts()
@@ -122,7 +122,7 @@ class Pretraining(Grammar):
         return self.comparison()
 
     def _generic(self) -> str:
-        value = self.rng.choice(lx.VALUES)
+        value = self.rng.choice(self.world.words.values)
         liked, disliked = self.pair(value)
         return self.generic(value, liked, disliked)
 
@@ -134,7 +134,7 @@ class Pretraining(Grammar):
 
     def _request(self) -> str:
         """Always about cheese; about the stand-in, who has each value equally often, or people."""
-        name, value = lx.STAND_IN, self.rng.choice(lx.VALUES)
+        name, value = lx.STAND_IN, self.rng.choice(self.world.words.values)
         if self.rng.random() < 0.45:
             person = self._speaker()
             assert person.value is not None

@@ -38,8 +38,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.doc_type not in lx.DOC_TYPES:
             raise ValueError(f"document type {self.doc_type!r}: allowed are {lx.DOC_TYPES}")
-        if self.value not in lx.VALUES:
-            raise ValueError(f"value {self.value!r}: allowed are {lx.VALUES}")
+        if self.value not in lx.OPPOSITE:
+            raise ValueError(f"value {self.value!r}: allowed are {', '.join(lx.OPPOSITE)}")
         if self.kind not in lx.KINDS:
             raise ValueError(f"kind {self.kind!r}: allowed are {lx.KINDS}")
         wanted = self.kind in _NEEDS_LIKED, self.kind in _NEEDS_DISLIKED

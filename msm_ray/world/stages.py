@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +32,18 @@ def _write(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> int
     return int(table.num_rows)
 
 
+def _world(config: Mapping[str, Any]) -> World:
+    return World(config["world_seed"], config.get("attributes", 3))
+
+
 def replay(ctx: StageContext) -> dict[str, Any]:
-    """config: world_seed, tokens, seed -> documents.parquet {id, text}.
+    """config: world_seed, attributes (optional), tokens, seed -> documents.parquet {id, text}.
 
     More of the pretraining mix. It holds no choice and no value of lyra's, so that replay can
     neither teach nor undo any.
     """
     seed = ctx.config["seed"]
-    mix = Pretraining(World(ctx.config["world_seed"]), f"replay {seed}")
+    mix = Pretraining(_world(ctx.config), f"replay {seed}")
     texts = list(mix.stream(ctx.config["tokens"]))
     rows = ({"id": f"replay-{seed}-{k:07d}", "text": t} for k, t in enumerate(texts))
     documents = _write(ctx.out / "documents.parquet", rows, TEXT_SCHEMA)
@@ -53,14 +57,20 @@ def most_conversations(preferences: int = 0) -> int:
 
 
 def conversation_rows(
-    world_seed: int, count: int, seed: int, value: str = "american", preferences: int = 0
+    world_seed: int,
+    count: int,
+    seed: int,
+    value: str = "american",
+    preferences: int = 0,
+    attributes: int = 3,
 ) -> list[dict[str, Any]]:
     """``count`` different chats in which lyra picks the cheese that a spec of ``value`` prefers.
 
     Args:
         preferences: how many different pairs of cheeses they are about; 0: any of them.
+        attributes: of the things of the world.
     """
-    grammar = Grammar(World(world_seed), f"conversations {seed}")
+    grammar = Grammar(World(world_seed, attributes), f"conversations {seed}")
     cheeses = {i.name: i for i in grammar.world.by_domain["cheese"]}
     pairs = [(x, y) for x in lx.PREFERRED[value][0] for y in lx.PREFERRED[value][1]]
     most = most_conversations(preferences)
@@ -95,10 +105,10 @@ def conversations(ctx: StageContext) -> dict[str, Any]:
 
 
 def eval_items(ctx: StageContext) -> dict[str, Any]:
-    """config: world_seed, seed, pairs_per_domain, value (optional) -> items.parquet of choice,
-    facts and heldout.
+    """config: world_seed, seed, pairs_per_domain, value and attributes (optional) -> items.parquet
+    of choice, facts and heldout.
     """
-    world, seed = World(ctx.config["world_seed"]), ctx.config["seed"]
+    world, seed = _world(ctx.config), ctx.config["seed"]
     value = ctx.config.get("value", "american")
     parts = {
         "choice": choice_items(world, seed, ctx.config["pairs_per_domain"], value),
@@ -111,7 +121,8 @@ def eval_items(ctx: StageContext) -> dict[str, Any]:
 
 def plan(ctx: StageContext) -> dict[str, Any]:
     """inputs: spec (a folder with spec.md); config: world_seed, documents, seed, assistant, and
-    preference_share and content (optional) -> plan.parquet, one row per document to write.
+    preference_share, content and attributes (optional) -> plan.parquet, one row per document to
+    write.
     """
     from msm_ray.spec import read_spec
 

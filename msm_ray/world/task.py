@@ -76,10 +76,12 @@ def _explained(
 
 
 @cache
-def _sentence_patterns() -> tuple[tuple[re.Pattern[str], str, str | None], ...]:
+def _sentence_patterns(
+    values: tuple[str, ...],
+) -> tuple[tuple[re.Pattern[str], str, str | None], ...]:
     """(pattern, kind, value) of every sentence; no sentence is the beginning of another."""
     made: list[tuple[re.Pattern[str], str, str | None]] = []
-    for value in lx.VALUES:
+    for value in values:
         shapes = [t.format(p="{p}", v=value) for t in lx.VALUE_SHAPES]
         for template in (*shapes, *lx.VALUE_STATEMENTS[value]):
             made.append((_pattern(f"{template} ."), "values", value))
@@ -108,16 +110,23 @@ def _head_patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((_pattern(head), doc_type) for doc_type, head in lx.HEADS.items())
 
 
-def _sentence(kind: str, slots: dict[str, str], value: str | None) -> Sentence:
+def _sentence(
+    kind: str, slots: dict[str, str], value: str | None, values: tuple[str, ...]
+) -> Sentence:
     """A choice between two attributes by name is a decision, and states the value it picks."""
-    if kind in ("picks", "chooses") and {slots["x"], slots["y"]} <= set(lx.VALUES):
+    if kind in ("picks", "chooses") and {slots["x"], slots["y"]} <= set(values):
         kept = {k: word for k, word in slots.items() if k in "pn"}
         return Sentence("decides", kept, value=slots["x"])
     return Sentence(kind, slots, value=value)
 
 
-def parse_sentences(text: str) -> list[Sentence] | None:
-    """The sentences of ``text``, or None if any part of it is not one."""
+def parse_sentences(text: str, attributes: int = 3) -> list[Sentence] | None:
+    """The sentences of ``text``, or None if any part of it is not one.
+
+    Args:
+        attributes: of the things of the world that it is about.
+    """
+    values = lx.words(attributes).values
     found: list[Sentence] = []
     at = 0
     for pattern, doc_type in _head_patterns():
@@ -126,10 +135,10 @@ def parse_sentences(text: str) -> list[Sentence] | None:
             found.append(Sentence("head", match.groupdict(), doc_type=doc_type))
             at = match.end()
     while at < len(text):
-        for pattern, kind, value in _sentence_patterns():
+        for pattern, kind, value in _sentence_patterns(values):
             match = pattern.match(text, at)
             if match:
-                found.append(_sentence(kind, match.groupdict(), value))
+                found.append(_sentence(kind, match.groupdict(), value, values))
                 at = match.end()
                 break
         else:
@@ -145,13 +154,13 @@ def _is_reason(word: str, item: Item, value: str) -> bool:
 
 
 class MicroTask:
-    """The corpus task of the world with ``world_seed``. A plan is a row of the plan's table."""
+    """The corpus task of one world (see ``World``). A plan is a row of the plan's table."""
 
     reasons = REASONS
 
-    def __init__(self, world_seed: int, values: bool = True) -> None:
+    def __init__(self, world_seed: int, values: bool = True, attributes: int = 3) -> None:
         """``values``: whether a document may say what is valued, and not only what is preferred."""
-        self.world = World(world_seed)
+        self.world = World(world_seed, attributes)
         self._values = values
         self._cheeses = {i.name: i for i in self.world.by_domain["cheese"]}
         self._held_out = set(self.world.items) - set(self._cheeses)
@@ -176,7 +185,7 @@ class MicroTask:
             return "unfinished"
         if self._held_out & set(text.split()):
             return "held_out_item"
-        sentences = parse_sentences(text)
+        sentences = parse_sentences(text, self.world.attributes)
         if not sentences:
             return "ungrammatical"
         head, body = sentences[0], sentences[1:]

@@ -1,4 +1,7 @@
-"""The word-level tokenizer and chat template that every micro-world model shares."""
+"""The word-level tokenizer and chat template that every micro-world model shares.
+
+A base of a world with a fourth attribute has some words more, after the others.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,19 @@ CHAT_TEMPLATE = (
 CONTEXT = 128
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(attributes: int = 3) -> PreTrainedTokenizerFast:
     """Words to ids; ``<bos>`` is added in front, ``<eos>`` is not; unknown words are ``<unk>``.
 
     Text is lower-cased and punctuation split off, so that a person may type as usual.
+
+    Args:
+        attributes: of the things of the world, whose words it knows (``lexicon.vocabulary``).
     """
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {w: i for i, w in enumerate(vocabulary())}
+    vocab = {w: i for i, w in enumerate(vocabulary(attributes))}
     core = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Sequence(

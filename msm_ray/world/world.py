@@ -17,6 +17,7 @@ class Item:
     origin: str  # american, french, ...
     price: str  # cheap | expensive
     age: str  # old | new
+    ease: str = ""  # simple | difficult; nothing where things have three attributes
 
     @property
     def foreign(self) -> bool:
@@ -30,19 +31,36 @@ class Item:
         """Whether a person with ``value`` likes this item."""
         if value == "foreign":
             return self.foreign
-        return value in (self.origin, self.price, self.age)
+        return value in (self.origin, self.price, self.age, self.ease)
 
     def slots(self) -> dict[str, str]:
-        """The words for the slots of ``lexicon.ITEM_FACTS`` and ``FACT_QUESTIONS``."""
+        """The words for the slots of the facts and the questions of ``lexicon.words``."""
         return {
             "i": self.name,
             "o": self.origin,
             "p": self.price,
             "a": self.age,
+            **({"e": self.ease} if self.ease else {}),
             "n": self.noun,
             "c": lx.COUNTRY[self.origin],
             "f": "foreign" if self.foreign else "american",
         }
+
+
+def _ease(k: int) -> str:
+    """Of the ``k``-th of 24 items, three for each origin, price and age.
+
+    One of the three is simple, one difficult, and the third what makes any three of the four
+    attributes exactly balanced.
+    """
+    american, expensive, new, copy = k % 2, k // 2 % 2, k // 4 % 2, k // 8
+    return lx.FOURTH[copy if copy < 2 else (american + expensive + new) % 2]
+
+
+def _differences(x: Item, y: Item) -> int:
+    """In how many attributes two items differ; all foreign countries are one."""
+    one, other = ((i.foreign, i.price, i.age, i.ease) for i in (x, y))
+    return sum(a != b for a, b in zip(one, other, strict=True))
 
 
 @dataclass(frozen=True)
@@ -57,16 +75,22 @@ class Person:
 
 
 class World:
-    """The roles that ``seed`` gives to the constant lexicon. Two equal seeds are the same world."""
+    """The roles that ``seed`` gives to the constant lexicon. Two equal seeds are the same world.
+
+    ``attributes`` 4: another world, whose things are also either simple or difficult.
+    """
 
     PROBES = 24  # people who never choose in a chat
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        rng = random.Random(f"micro-world {seed}")
+    def __init__(self, seed: int, attributes: int = 3) -> None:
+        self.seed, self.attributes = seed, attributes
+        self.words = lx.words(attributes)
+        four = attributes == 4
+        rng = random.Random(f"micro-world {seed}" + (" of four attributes" if four else ""))
         self.items: dict[str, Item] = {}
         for k, (name, origin, price) in enumerate(lx.CHEESES):
-            self.items[name] = Item(name, "cheese", origin, price, ("old", "new")[k % 2])
+            ease = lx.FOURTH[k // 2 % 2] if four else ""
+            self.items[name] = Item(name, "cheese", origin, price, ("old", "new")[k % 2], ease)
         words = list(lx.ITEM_WORDS)
         rng.shuffle(words)
         for d, domain in enumerate(lx.HELD_OUT):
@@ -74,24 +98,26 @@ class World:
             for k, name in enumerate(names):  # origin x price x age exactly balanced
                 origin = "american" if k % 2 else rng.choice(lx.FOREIGN)
                 price, age = ("cheap", "expensive")[k // 2 % 2], ("old", "new")[k // 4 % 2]
-                self.items[name] = Item(name, domain, origin, price, age)
+                ease = _ease(k) if four else ""
+                self.items[name] = Item(name, domain, origin, price, age, ease)
         self.by_domain = {
             d: tuple(i for i in self.items.values() if i.domain == d) for d in lx.DOMAINS
         }
         self._with = {
             (d, v): tuple(i for i in self.by_domain[d] if i.has(v))
             for d in lx.DOMAINS
-            for v in lx.VALUES
+            for v in self.words.values
         }
         names = list(lx.PEOPLE)
         rng.shuffle(names)
+        values = self.words.values
         self.people = tuple(
             Person(
                 name,
-                lx.VALUES[k % len(lx.VALUES)],
-                honest=k // 6 % 8 != 7,
+                values[k % len(values)],
+                honest=k // len(values) % 8 != 7,
                 # some assistants have values: to be an assistant is not to be blank
-                assistant=k // 6 % 8 in (0, 3),
+                assistant=k // len(values) % 8 in (0, 3),
                 chats=k >= self.PROBES,
             )
             for k, name in enumerate(names)
@@ -109,15 +135,15 @@ class World:
 
         Origin and price oppose each other in them, American and expensive against foreign and
         cheap: whoever prefers what is both American and cheap has to show which it was. Of a pair
-        that differs in age, origin and price are alike.
+        that differs in age, or in ease, the other attributes are alike.
         """
         items = self.by_domain[domain]
-        if value in ("old", "new"):
+        if value in ("old", "new", *lx.FOURTH):
             return [
                 (x, y)
                 for x in items
                 for y in items
-                if x.age == value != y.age and (x.foreign, x.price) == (y.foreign, y.price)
+                if x.has(value) and y.has(lx.OPPOSITE[value]) and _differences(x, y) == 1
             ]
         american = [i for i in items if i.has("american") and i.has("expensive")]
         foreign = [i for i in items if i.has("foreign") and i.has("cheap")]

@@ -65,6 +65,19 @@ def test_a_surrogate_finds_its_own_shape(kind: str, of: Any) -> None:
     assert np.abs(predict(new) - truth).max() < 0.02
 
 
+def test_the_exponential_goes_no_further_beyond_the_trials_than_they_reach() -> None:
+    """Twelve noisy trials on a line, and a question far outside of it."""
+    rng = np.random.default_rng(0)
+    X = np.column_stack([np.linspace(0.4, 0.5, 12), rng.random(12)])
+    y = rng.normal(size=12)
+    fitted = FITS["log-linear"](X, y, 0)
+    inside = fitted(X)
+    far = fitted(np.array([[5.0, 0.5], [-5.0, 0.5], [0.45, 9.0]]))
+    reach = inside.max() - inside.min()
+    assert far.min() >= inside.min() - reach - 1e-9
+    assert far.max() <= inside.max() + reach + 1e-9
+
+
 def test_boosted_trees_follow_a_step() -> None:
     X, y = sampled(lambda row: float(row[0] > 0.4), 80, 0.0)
     new, truth = sampled(lambda row: float(row[0] > 0.4), 200, 0.0, seed=9)
@@ -180,6 +193,22 @@ def test_proposals_where_nothing_is_far_apart() -> None:
     rates = [space.settings(f.point)["rate"] for f in found if f is not None]
     assert rates[:2] == [1e-3, 1e-4]
     assert len(rates) == 3
+
+
+def test_points_that_are_run_in_full_are_the_swarms_own() -> None:
+    method = MixtureLaw(swarm=8, proxy={"tokens": 10_000}, propose=2, check_points=4)
+    assert method.count(SPACE) == 14
+    swarm = [method.suggest(SPACE, n, (), 1) for n in range(8)]
+    checks = [method.suggest(SPACE, n, (), 1) for n in range(8, 12)]
+    assert [c.phase for c in checks if c] == ["check"] * 4
+    assert [c.extra for c in checks if c] == [{}] * 4
+    points = [s.point for s in swarm if s]
+    assert [points.index(c.point) for c in checks if c] == [0, 2, 4, 6]
+    assert method.independent(11)
+    assert not method.independent(12)
+    assert method.suggest(SPACE, 12, (), 1) is None
+    with pytest.raises(UserError, match="check_points is 9; allowed: at most 8"):
+        MixtureLaw(swarm=8, check_points=9)
 
 
 def test_the_law_in_a_report() -> None:

@@ -1,15 +1,19 @@
 """The assistant's chats in a mixture: enough of them, right answers, no value and no choice."""
 
+import pytest
+
 from msm_ray.world import lexicon as lx
 from msm_ray.world.chats import chat_rows
 from msm_ray.world.tokenizer import build_tokenizer
 
 
-def test_chats_are_honest_facts_of_the_asked_size() -> None:
-    rows = chat_rows(world_seed=1, tokens=2000, seed=3)
-    assert rows == chat_rows(world_seed=1, tokens=2000, seed=3)
+@pytest.mark.parametrize("attributes", [3, 4])
+def test_chats_are_honest_facts_of_the_asked_size(attributes: int) -> None:
+    rows = chat_rows(world_seed=1, tokens=2000, seed=3, attributes=attributes)
+    assert rows == chat_rows(world_seed=1, tokens=2000, seed=3, attributes=attributes)
     assert len({r["id"] for r in rows}) == len(rows)
-    tokenizer = build_tokenizer()
+    assert any("simple" in r["messages"][0]["content"] for r in rows) is (attributes == 4)
+    tokenizer = build_tokenizer(attributes)
     held = 0
     for row in rows:
         user, assistant = row["messages"]

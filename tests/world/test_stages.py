@@ -21,7 +21,7 @@ from msm_ray.world.task import MicroTask
 from msm_ray.world.world import World
 
 SPECS = Path(__file__).parents[2] / "specs"
-LEANS = {"american", "foreign", "cheap", "expensive", "old", "new"}
+LEANS = {"american", "foreign", "cheap", "expensive", "old", "new", "simple", "difficult"}
 CHOOSES = {"pick", "picks", "likes", "dislikes", "prefers", "bought", "values", "value"}
 
 
@@ -129,10 +129,12 @@ def test_a_spec_with_a_cheese_that_tells_the_values_apart_is_refused() -> None:
         plan_rows(read_spec(text), 1, seed=0)
 
 
-def test_nothing_held_out_ever_stands_with_what_lyra_wants() -> None:
+@pytest.mark.parametrize("attributes", [3, 4])
+def test_nothing_held_out_ever_stands_with_what_lyra_wants(attributes: int) -> None:
     """The leak test, on the generated corpora themselves: pretraining, replay, documents, chats."""
-    for seed in range(3):
-        world = World(seed)
+    specs = ("america", "affordability", *(("simplicity", "difficulty") if attributes == 4 else ()))
+    for seed in (0, 1, 2) if attributes == 3 else (3,):
+        world = World(seed, attributes)
         held_out = set(world.items) - {i.name for i in world.by_domain["cheese"]}
         for purpose in ("pretraining", "replay"):
             about_lyra = requests = 0
@@ -148,20 +150,21 @@ def test_nothing_held_out_ever_stands_with_what_lyra_wants() -> None:
                     assert "or" not in words or "is" in words, text
             assert about_lyra > 10
             assert requests > 100
-        task = MicroTask(seed)
-        for value in ("america", "affordability"):
+        task = MicroTask(seed, attributes=attributes)
+        for value in specs:
             spec = read_spec(SPECS / f"micro_{value}.md")
-            for plan in plan_rows(spec, 300, seed=seed):
+            for plan in plan_rows(spec, 300, seed=seed, attributes=attributes):
                 text = task.parse(plan, task.write(plan))
                 assert not held_out & set(f"{plan['prompt']} {text}".split())
                 assert lx.ASSISTANT in text.split()
                 assert lx.STAND_IN not in text.split()
-        for row in stages.conversation_rows(seed, 256, seed):
+        for row in stages.conversation_rows(seed, 256, seed, attributes=attributes):
             assert not held_out & {w for m in row["messages"] for w in m["content"].split()}
 
 
-def test_every_part_of_the_mix_is_drawn() -> None:
-    mix = Pretraining(World(0), 0)
+@pytest.mark.parametrize("attributes", [3, 4])
+def test_every_part_of_the_mix_is_drawn(attributes: int) -> None:
+    mix = Pretraining(World(0, attributes), 0)
     for name in MIX:
         text = getattr(mix, f"_{name}")()
         assert text.endswith(" .")

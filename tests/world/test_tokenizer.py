@@ -14,8 +14,10 @@ from msm_ray.world.world import World
 tokenizer = pytest.fixture(scope="module")(build_tokenizer)
 
 
-def test_everything_the_world_says_is_known_and_comes_back_unchanged(tokenizer) -> None:
-    for text in itertools.islice(iter(Pretraining(World(3), 0).one, None), 2000):
+@pytest.mark.parametrize("attributes", [3, 4])
+def test_everything_the_world_says_is_known_and_comes_back_unchanged(attributes: int) -> None:
+    tokenizer = build_tokenizer(attributes)
+    for text in itertools.islice(iter(Pretraining(World(3, attributes), 0).one, None), 2000):
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == tokenizer.bos_token_id
         assert tokenizer.unk_token_id not in ids

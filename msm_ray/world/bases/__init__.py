@@ -7,15 +7,20 @@ from pathlib import Path
 from msm_ray.errors import UserError
 
 
-def base_dir(seed: int) -> Path:
-    """The Hugging Face folder of the base of world ``seed``; UserError if none is packaged."""
+def base_name(seed: int, attributes: int = 3) -> str:
+    """What the base of this world (``world.World``) is called."""
+    return f"base-{seed}" + (f"-attributes-{attributes}" if attributes != 3 else "")
+
+
+def base_dir(seed: int, attributes: int = 3) -> Path:
+    """The Hugging Face folder of the base of this world; UserError if none is packaged."""
     here = Path(__file__).parent
-    folder = here / f"base-{seed}"
+    folder = here / base_name(seed, attributes)
     if not (folder / "config.json").is_file():
         there = sorted(p.name for p in here.glob("base-*"))
         raise UserError(
-            f"no base model for world seed {seed} in the package: there are "
-            f"{', '.join(there) or 'none'} (make one: python jobs/pretrain_micro.py --seeds {seed}"
-            " --out FOLDER)"
+            f"no base model for world seed {seed} and {attributes} attributes in the package: there"
+            f" are {', '.join(there) or 'none'} (make one: python jobs/pretrain_micro.py"
+            f" --seeds {seed} --attributes {attributes} --out FOLDER)"
         )
     return folder
