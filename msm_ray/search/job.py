@@ -124,13 +124,16 @@ class Search:
                     raise UserError(f"space, at {where}: {error}") from None
         return comparison
 
-    def paths(self, settings: Iterable[dict[str, Any]]) -> list[list[Stage]]:
-        """The stages of trials of these settings, those of all their rungs."""
+    def paths(
+        self, settings: Iterable[dict[str, Any]], all_rungs: bool = True
+    ) -> list[list[Stage]]:
+        """The stages of trials of these settings, those of all their rungs or of the first."""
+        last = None if all_rungs else 1
         return [
             topological(
                 [
                     stage
-                    for rung in rungs_of(self.job, of_trial, self.rungs)
+                    for rung in rungs_of(self.job, of_trial, self.rungs)[:last]
                     for stage in with_settings(self.job, rung).comparison().stages
                 ]
             )
@@ -138,14 +141,17 @@ class Search:
         ]
 
     def fingerprint(self) -> str:
-        """The identity of what is tried and measured; not of how many trials.
+        """The identity of what is tried and measured; of how many trials where a method's first
+        ones depend on that.
 
         Raises:
             UserError: as :meth:`checked`.
         """
         cells = self.checked().cells
         chooses: Any = self.method
-        method = {k: v for k, v in asdict(chooses).items() if k != "trials"}
+        method = asdict(chooses)
+        if self.method.grows:
+            method.pop("trials")
         return digest(
             canonical(
                 {

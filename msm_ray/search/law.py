@@ -295,6 +295,11 @@ class MixtureLaw:
         if self.proxy:
             space.check(space.apply(job, self.proxy))
 
+    @property
+    def grows(self) -> bool:
+        """Swarm and proposals are what they are for their numbers."""
+        return False
+
     def independent(self, number: int) -> bool:
         """The proposals are not."""
         return number < self.swarm + self.check_points

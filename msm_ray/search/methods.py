@@ -74,6 +74,10 @@ class Method(Protocol):
     def check(self, space: Space, job: Any) -> None:
         """UserError, in one line, when it cannot search this space of this job."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether more ``trials`` leave the first ones as they are."""
+
     def independent(self, number: int) -> bool:
         """Whether trial ``number`` is the same whatever the others find."""
 
@@ -85,6 +89,11 @@ class Method(Protocol):
 
 class Blind:
     """A method that looks at no result."""
+
+    @property
+    def grows(self) -> bool:
+        """The number of trials decides nothing else, as a rule."""
+        return True
 
     def independent(self, number: int) -> bool:
         """Every trial is known beforehand."""
@@ -160,6 +169,10 @@ class Stratified(Blind):
     @property
     def name(self) -> str:
         return "stratified"
+
+    @property
+    def grows(self) -> bool:
+        return self.design == "sobol"
 
     def count(self, space: Space) -> int:
         return self.trials

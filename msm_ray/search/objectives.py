@@ -80,11 +80,11 @@ class Rate:
         self, effects: Collection[str], evals: Collection[str], arms: Collection[str]
     ) -> None:
         _among("objective: rate", [self.evaluation], evals)
-        _among(f"objective: rate {self.evaluation!r} of arm", self._of(arms), arms)
+        _among(f"objective: rate {self.evaluation!r} of arm", self.arms_of(arms), arms)
 
     def of(self, report: Mapping[str, Any]) -> Measured:
         rates = []
-        for arm in self._of(report["arms"]):
+        for arm in self.arms_of(report["arms"]):
             rate = report["arms"].get(arm, {}).get("evals", {}).get(self.evaluation)
             if rate is None:
                 raise UserError(_not_measured(self.name, f"arm {arm} has none"))
@@ -96,7 +96,8 @@ class Rate:
         below, above = (math.hypot(*side) / len(rates) for side in zip(*halves, strict=True))
         return {"value": value, "ci95": [value - below, value + above]}
 
-    def _of(self, arms: Collection[str]) -> tuple[str, ...]:
+    def arms_of(self, arms: Collection[str]) -> tuple[str, ...]:
+        """The arms that it is the mean of, among ``arms``."""
         named = self.arms or tuple(a for a in arms if a.startswith("msm:") and "+aft" in a)
         if not named:
             raise UserError(
@@ -218,6 +219,10 @@ def check_known(
     """Refuse, before anything starts, what trials would not measure or what has no one name."""
     if not objectives:
         raise UserError("search: no objective is given; at least one is needed")
+    sought = {one.name: one.measure for one in objectives}
+    for held in constraints:
+        if sought.get(held.name, held.measure) != held.measure:
+            raise UserError(f"search: {held.name} names two different measures; allowed: one")
     for group in (objectives, constraints):
         names = [one.name for one in group]
         if twice := sorted({n for n in names if names.count(n) > 1}):

@@ -78,6 +78,11 @@ class Optuna:
     def check(self, space: Space, job: Any) -> None:
         check_early("optuna", space, self.per_early, self.early)
 
+    @property
+    def grows(self) -> bool:
+        """The first ones are ``startup``, however many follow."""
+        return True
+
     def independent(self, number: int) -> bool:
         """The first trials are."""
         return number < self.startup

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msm_ray.artifact import Record, Store
+from msm_ray.claims import STALE_SECONDS, Claims
 from msm_ray.comparison import AsksModels, Comparison
 from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.observe import Observer
@@ -93,9 +94,31 @@ class SearchRun:
         self.observer = Observer(events=self.store.events_path(search.name))
 
     def all(self, address: str | None) -> RunResult:
-        """See :meth:`Search.run`."""
+        """See :meth:`Search.run`.
+
+        Raises:
+            UserError: another driver runs this search: both would ask for the same trials.
+        """
+        claims, name = Claims(self.store), f"search-{self.mark}"
+        deadline = time.monotonic() + 2 * STALE_SECONDS
+        if not claims.acquire(name):
+            self.observer.note("another driver has this search; waiting whether it is still there")
+        while not claims.acquire(name):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{self.search.name}: another driver runs this search in {self.store.url};"
+                    " wait for it, or stop it"
+                )
+            time.sleep(1.0)  # of a driver on another machine that is gone, the claim goes stale
+        try:
+            return self._all(address)
+        finally:
+            claims.close()
+
+    def _all(self, address: str | None) -> RunResult:
         search, observer, plan = self.search, self.observer, self.plan
-        paths = search.paths(plan.known())
+        known = plan.known()
+        paths = search.paths(known)
         self.stages = {stage.id: stage for path in paths for stage in path}
         if not plan.left:  # all have ended: what is left is to confirm and to show
             best = ranked(search, plan.trials)
@@ -117,7 +140,7 @@ class SearchRun:
         try:
             with launcher_for(missing, models, observer, address, bool(plan.left)) as place:
                 if plan.left:
-                    self._trials(paths, *place)
+                    self._trials(search.paths(known, all_rungs=False), *place)
                 best = ranked(search, plan.trials)
                 for trial in self._to_confirm(best):
                     self._confirm(trial, *place)

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from msm_ray.errors import UserError
-from msm_ray.world.bases import base_dir
+from msm_ray.world.bases import BASES, base_dir
 
 WIDTH = 100
 INDENT = 4
 LONG = 70  # characters: what is shorter is written again instead of named
-_FOLDER = re.compile(r"base-(\d+)")
+_FOLDER = re.compile(r"base-(\d+)(?:-attributes-(\d+))?")
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.IGNORECASE | re.ASCII)
 
 
@@ -173,11 +173,12 @@ class _Writer:
 
     def _base(self, text: str) -> _Node | None:
         """The call that gives the path of a packaged base model, if ``text`` is one."""
-        number = _FOLDER.fullmatch(Path(text).name)
-        if number is None or text != str(base_dir(int(number[1]))):
+        name = _FOLDER.fullmatch(Path(text).name)
+        if name is None or Path(text) != BASES / name[0]:
             return None
         alias = self._import("msm_ray.world.bases", "base_dir", base_dir, "")
-        return f"str({alias}({number[1]}))"
+        attributes = f", attributes={name[2]}" if name[2] else ""
+        return f"str({alias}({name[1]}{attributes}))"
 
     def imports(self) -> list[str]:
         """Import statements in their order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from msm_ray.artifact import Record, Store
@@ -21,7 +21,7 @@ from msm_ray.search.objectives import Effect, Measure, Rate
 from msm_ray.search.space import settings_texts
 from msm_ray.search.trials import mean_shares
 from msm_ray.settings import apply_settings
-from msm_ray.stage import Launcher, run_dag, scan
+from msm_ray.stage import Launcher, Stage, run_dag, scan
 
 RUNG_SETTINGS = ("midtrain.tokens", "midtrain.budgets")
 Launch = Callable[[], Launcher]  # called where a stage has to run outside of this process
@@ -83,43 +83,62 @@ def measure_rungs(
     store: Store,
     launch: Launch,
     cpus: int,
+    spent: Spent | None = None,
 ) -> Iterator[Measurement]:
     """Make and measure one rung after the other; whoever does not ask for the next stops there.
 
-    What a measurement says of stages is of all rungs so far.
+    What a measurement says of stages is of all rungs so far, and so is what ``spent`` has.
 
     Raises:
         StageFailed, UserError: a stage failed, or the settings give no job.
         Incomplete: an evaluation of the trial is not there, or found no finite number.
     """
-    path: dict[str, list[Any]] = {}
-    made: list[str] = []
+    done = spent if spent is not None else Spent()
     for rung in rungs_of(job, settings, steps):
-        found = measure(with_settings(job, rung), measures, store, launch, cpus)
-        path |= {stage[0]: stage for stage in found.path}
-        made += found.made
-        yield replace(found, path=list(path.values()), made=list(made))
+        found = measure(with_settings(job, rung), measures, store, launch, cpus, done)
+        yield replace(found, path=list(done.path.values()), made=list(done.made))
+
+
+@dataclass
+class Spent:
+    """What a trial has of its stages so far, also when it fails: see `Measurement`."""
+
+    path: dict[str, list[Any]] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+
+    def add(self, stages: Sequence[Stage], records: Mapping[str, Record], made: set[str]) -> None:
+        """Note the stages that are there, and which of them this trial made."""
+        there = [s for s in stages if s.id in records]
+        self.path |= {s.id: [s.id, s.kind, _trained(records[s.id])] for s in there}
+        self.made += [s.id for s in there if s.id in made]
 
 
 def measure(
-    job: Compares, measures: Sequence[Measure], store: Store, launch: Launch, cpus: int
+    job: Compares,
+    measures: Sequence[Measure],
+    store: Store,
+    launch: Launch,
+    cpus: int,
+    spent: Spent | None = None,
 ) -> Measurement:
-    """Make what is missing of ``job`` and take its measures."""
+    """Make what is missing of ``job`` and take its measures; ``spent`` is told what that took."""
     started = time.monotonic()
     comparison = job.comparison()
     observer = Observer(sinks=[])
     found = scan(comparison.stages, store)
     away = [s for s in found.missing(comparison.stages) if s.runtime.get("where") != "driver"]
     launcher = launch() if away else None
-    records = run_dag(comparison.stages, store, launcher, observer, cpus=cpus, found=found)
-    return taken(
-        comparison,
-        records,
-        measures,
-        store,
-        made=[s.id for s in comparison.stages if s.id in observer.state.made_ids],
-        seconds=time.monotonic() - started,
-    )
+    spent = spent if spent is not None else Spent()
+    try:
+        records = run_dag(comparison.stages, store, launcher, observer, cpus=cpus, found=found)
+    except Exception:
+        there = {s.id: r for s in comparison.stages if (r := store.get(s.id)) is not None}
+        spent.add(comparison.stages, there, observer.state.made_ids)
+        raise
+    spent.add(comparison.stages, records, observer.state.made_ids)
+    made = [s.id for s in comparison.stages if s.id in observer.state.made_ids]
+    seconds = time.monotonic() - started
+    return taken(comparison, records, measures, store, made=made, seconds=seconds)
 
 
 def taken(
@@ -135,7 +154,7 @@ def taken(
         store,
         records,
         [one.effect for one in measures if isinstance(one, Effect)],
-        [arm for one in measures if isinstance(one, Rate) for arm in one.arms],
+        [a for one in measures if isinstance(one, Rate) for a in one.arms_of(comparison.arms)],
     )
     if part["missing"]:
         lacking = part["missing"][0]

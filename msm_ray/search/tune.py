@@ -26,7 +26,7 @@ from msm_ray.comparison import Compares
 from msm_ray.errors import UserError
 from msm_ray.search.objectives import Measure
 from msm_ray.search.plan import Plan
-from msm_ray.search.trial import Measurement, measure_rungs
+from msm_ray.search.trial import Measurement, Spent, measure_rungs
 from msm_ray.search.trials import DONE, FAILED, STOPPED, Trial
 from msm_ray.terminal import sigint_kept, tell_of_stopping
 
@@ -56,8 +56,8 @@ class Work:
 def trial(config: dict[str, Any], work: Work) -> None:
     """Run one trial: the function that Ray Tune calls, with ``{"number", "settings"}``.
 
-    Reports ``{"found": JSON of a Measurement}`` for each rung, or ``{"error": text}``. As text, for
-    of each number that is reported Tune keeps six.
+    Reports ``{"found": JSON of a Measurement}`` for each rung, or ``{"error": text, "spent": JSON
+    of what it has made}``. As text, for of each number that is reported Tune keeps six.
     """
     from msm_ray import runtime
 
@@ -72,14 +72,16 @@ def trial(config: dict[str, Any], work: Work) -> None:
 
     store = Store(work.store)
     settings = json.loads(config["settings"])
+    spent = Spent()
     try:
         for found in measure_rungs(
-            work.job, settings, work.rungs, work.measures, store, launch, work.cpus
+            work.job, settings, work.rungs, work.measures, store, launch, work.cpus, spent
         ):
             tune.report({"found": json.dumps(asdict(found))})
     except Exception as error:  # the search goes on, and says why this trial did not
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        tune.report({"error": text})
+        path = {"path": list(spent.path.values()), "made": spent.made}
+        tune.report({"error": text, "spent": json.dumps(path)})
     finally:
         for launcher in launchers:
             launcher.close()
@@ -231,7 +233,9 @@ def _ended(plan: Plan, number: int, result: dict[str, Any], lost: bool, seconds:
     """Note how a trial ended, from the last thing that it reported."""
     if lost or "found" not in result:
         error = result.get("error", "its process was lost again and again")
-        return plan.ended(number, FAILED, error=error, seconds=seconds)
+        spent = json.loads(result.get("spent", "{}"))
+        tokens = sum(n for _, _, n in spent.get("path", ()))
+        return plan.ended(number, FAILED, error=error, seconds=seconds, tokens=tokens, **spent)
     found = Measurement(**json.loads(result["found"]))
     rungs = plan.halving.rungs if plan.halving else ()
     state = STOPPED if len(plan.trials[number].rungs) < len(rungs) else DONE

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from msm_ray.errors import UserError
 
+BASES = Path(__file__).parent
+
 
 def base_name(seed: int, attributes: int = 3) -> str:
     """What the base of this world (``world.World``) is called."""
@@ -14,10 +16,9 @@ def base_name(seed: int, attributes: int = 3) -> str:
 
 def base_dir(seed: int, attributes: int = 3) -> Path:
     """The Hugging Face folder of the base of this world; UserError if none is packaged."""
-    here = Path(__file__).parent
-    folder = here / base_name(seed, attributes)
+    folder = BASES / base_name(seed, attributes)
     if not (folder / "config.json").is_file():
-        there = sorted(p.name for p in here.glob("base-*"))
+        there = sorted(p.name for p in BASES.glob("base-*"))
         raise UserError(
             f"no base model for world seed {seed} and {attributes} attributes in the package: there"
             f" are {', '.join(there) or 'none'} (make one: python jobs/pretrain_micro.py"
