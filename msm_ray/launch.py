@@ -207,6 +207,8 @@ def preview_text(counted: dict[str, Any]) -> str:
 
 def _trials_line(trials: dict[str, Any]) -> str:
     """How many trials a search has, and what their paths have in common."""
+    if not trials["known"] and not trials["unknown"]:
+        return f"Trials: all {trials['count']} have ended; what is left is to confirm and to show."
     ended = f", {trials['ended']} of them have ended" if trials["ended"] else ""
     unknown = (
         f" {trials['unknown']} more hang on what these find, and are not counted."
@@ -216,7 +218,7 @@ def _trials_line(trials: dict[str, Any]) -> str:
     return (
         f"Trials: {trials['count']}{ended}. {trials['known']} are counted here: they train"
         f" {_amount(trials['tokens'])} tokens, without sharing"
-        f" {_amount(trials['tokens_alone'])}.{unknown}"
+        f" {_amount(trials['tokens_alone'])}.{unknown} What is confirmed in the end is not counted."
     )
 
 

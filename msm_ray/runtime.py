@@ -20,7 +20,7 @@ import ray.exceptions
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from msm_ray.artifact import Record
-from msm_ray.errors import UserError
+from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.stage import Stage, run_stage
 
 OnProgress = Callable[[str, float, dict[str, Any]], None]
@@ -79,12 +79,7 @@ def cluster(address: str | None = None) -> Iterator[int]:
             # of a stage (engine, readers, a trial's driver) hold fractions of one.
             cores = max(os.cpu_count() or 1, 4)
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cores))
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **options,
-            )
+            _start_here(options)
     except (ConnectionError, ray.exceptions.RaySystemError, ValueError) as error:
         if not address:
             raise
@@ -96,6 +91,23 @@ def cluster(address: str | None = None) -> Iterator[int]:
         yield _cpus()
     finally:
         ray.shutdown()
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Start a cluster on this machine; UnusablePlace where it does not come up in time."""
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **options,
+        )
+    except Exception as error:
+        if "timed out" not in str(error):  # Ray raises a plain Exception for this
+            raise
+        raise UnusablePlace(
+            "Ray did not start on this machine in time; it may be busy: run the same command again"
+        ) from error
 
 
 def _check_answers(address: str) -> None:

@@ -71,8 +71,10 @@ class Search:
             raise UserError("objectives is empty; a search needs at least one")
         self.space.check(self.job)
         self.method.check(self.space, self.job)
-        rungs_of(self.job, {}, self.halving.rungs if self.halving else ())
+        rungs_of(self.job, getattr(self.method, "proxy", {}), self.rungs)
         if self.confirm:
+            if self.confirm.top > (most := self.method.count(self.space)):
+                raise UserError(f"confirm.top is {self.confirm.top}; allowed: 1 to {most}")
             own = set(getattr(self.job, "seeds", ()))
             if seen := sorted(own & set(self.confirm.seeds)):
                 raise UserError(

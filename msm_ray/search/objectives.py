@@ -46,7 +46,7 @@ class Effect:
     def known(
         self, effects: Collection[str], evals: Collection[str], arms: Collection[str]
     ) -> None:
-        _among("objective: effect", [self.effect], effects)
+        _among("search: effect", [self.effect], effects)
 
     def of(self, report: Mapping[str, Any]) -> Measured:
         found = report["effects"].get(self.effect)
@@ -70,7 +70,7 @@ class Rate:
     def __post_init__(self) -> None:
         object.__setattr__(self, "arms", tuple(self.arms))
         if len(set(self.arms)) != len(self.arms):
-            raise UserError(f"objective: rate {self.evaluation!r} lists an arm twice: {self.arms}")
+            raise UserError(f"search: rate {self.evaluation!r} lists an arm twice: {self.arms}")
 
     @property
     def name(self) -> str:
@@ -79,8 +79,8 @@ class Rate:
     def known(
         self, effects: Collection[str], evals: Collection[str], arms: Collection[str]
     ) -> None:
-        _among("objective: rate", [self.evaluation], evals)
-        _among(f"objective: rate {self.evaluation!r} of arm", self.arms_of(arms), arms)
+        _among("search: rate", [self.evaluation], evals)
+        _among(f"search: rate {self.evaluation!r} of arm", self.arms_of(arms), arms)
 
     def of(self, report: Mapping[str, Any]) -> Measured:
         rates = []
@@ -101,7 +101,7 @@ class Rate:
         named = self.arms or tuple(a for a in arms if a.startswith("msm:") and "+aft" in a)
         if not named:
             raise UserError(
-                f"objective: rate {self.evaluation!r} has no arm msm:VALUE+aft to be the mean of; "
+                f"search: rate {self.evaluation!r} has no arm msm:VALUE+aft to be the mean of; "
                 f"allowed arms: {_listed(arms)}"
             )
         return named
@@ -118,7 +118,7 @@ class Cost:
     quantity: str
 
     def __post_init__(self) -> None:
-        _among("objective: cost", [self.quantity], QUANTITIES)
+        _among("search: cost", [self.quantity], QUANTITIES)
 
     @property
     def name(self) -> str:

@@ -56,7 +56,9 @@ class Plan:
         """Settings of the trials to come that do not hang on what others find."""
         again = [number for number in self._again if self.method.independent(number)]
         found = [self.trials[number].settings for number in again]
-        for number in range(len(self.trials), self.count):
+        for number in range(self.count):
+            if number in self.trials:
+                continue
             if not self.method.independent(number):
                 break
             suggestion = self.method.suggest(self.space, number, (), self.seed)
@@ -68,8 +70,7 @@ class Plan:
         """The next trial; None if it has to wait for others, or if there is none."""
         if self._again:
             trial = self.trials[self._again.pop(0)]
-        elif len(self.trials) < self.count:
-            number = len(self.trials)
+        elif (number := self._free()) is not None:
             seen = tuple(self._seen.values())
             suggestion = self.method.suggest(self.space, number, seen, self.seed)
             if suggestion is None:
@@ -91,6 +92,10 @@ class Plan:
         if self._on_ask:
             self._on_ask(trial)
         return trial
+
+    def _free(self) -> int | None:
+        """The first number that nobody was given; a journal may have lost one."""
+        return next((n for n in range(self.count) if n not in self.trials), None)
 
     def goes_on(self, number: int, rung: Mapping[str, Any]) -> bool:
         """Note what a trial found at a rung; whether it is worth the next one."""

@@ -35,15 +35,37 @@ def dirichlet(unit: Sequence[float], alpha: Sequence[float]) -> Vector:
 
 
 def bounded(shares: Vector, floors: Sequence[float], ceilings: Sequence[float]) -> Vector:
-    """The nearest of kin of ``shares`` (n,) that keeps floors and ceilings.
+    """The image of ``shares`` (n,) among those that keep floors and ceilings.
 
-    x' = floor + (1 - sum of floors) x; then what lies above a ceiling goes to the other sources in
-    proportion to their shares (where they have none, to the room below their ceilings), until
-    nothing does: at most n rounds, for each puts one more source at its ceiling. Without ceilings
-    the uniform distribution stays uniform on the smaller simplex; at a ceiling mass collects.
+    x' = floor + (1 - sum of floors) x. Where ceilings cut into that smaller simplex, each point is
+    drawn towards a point inside of what is allowed, by the ratio of the two distances to the edge
+    in its direction: edges go to edges, and no mass collects at a ceiling. Without ceilings the
+    uniform distribution stays uniform on the smaller simplex; with them it is denser near them.
     """
     low, high = np.asarray(floors, dtype=float), np.asarray(ceilings, dtype=float)
-    x = low + (1 - float(low.sum())) * shares
+    room = 1 - float(low.sum())
+    x = low + room * shares
+    if bool(np.all(high >= low + room - CLOSE)):
+        return np.asarray(x)
+    if bool(np.any(high - low < CLOSE)) or float(high.sum()) - 1 < CLOSE or room < CLOSE:
+        return _spilled(x, high)  # nothing lies inside
+    inside = low + (high - low) * (room / float((high - low).sum()))
+    way = x - inside
+    down, up = way < -EDGE, way > EDGE
+    to_floor = np.min((inside - low)[down] / -way[down], initial=np.inf)
+    to_ceiling = np.min((high - inside)[up] / way[up], initial=np.inf)
+    if not np.isfinite(to_floor):
+        return np.asarray(inside)
+    drawn = inside + way * min(1.0, to_ceiling / to_floor)
+    return np.asarray(np.clip(drawn, low, high))
+
+
+def _spilled(x: Vector, high: Vector) -> Vector:
+    """What lies above a ceiling goes to the other sources, in proportion to their shares.
+
+    Where they have none, to the room below their ceilings; at most n rounds, for each puts one more
+    source at its ceiling.
+    """
     for _ in range(len(x)):
         excess = float(np.maximum(x - high, 0).sum())
         if excess <= 0:
@@ -93,7 +115,8 @@ def centre(floors: Sequence[float], ceilings: Sequence[float]) -> Vector:
 
 def vertex(i: int, floors: Sequence[float], ceilings: Sequence[float]) -> Vector:
     """As much of source ``i`` as may be."""
-    return bounded(np.eye(len(floors))[i], floors, ceilings)
+    low, high = np.asarray(floors, dtype=float), np.asarray(ceilings, dtype=float)
+    return _spilled(low + (1 - float(low.sum())) * np.eye(len(low))[i], high)
 
 
 def latin(rng: np.random.Generator, n: int, dimensions: int) -> Vector:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from msm_ray.artifact import Store
+from msm_ray.errors import UserError
 from msm_ray.search.methods import Seen, State
 from msm_ray.search.objectives import Constraint, Objective, oriented
 
@@ -72,16 +73,36 @@ class Journal:
         self._folder = f"runs/{name}/trials-{fingerprint}"
 
     def read(self) -> dict[int, Trial]:
-        """All trials by number."""
+        """All trials by number.
+
+        Raises:
+            UserError: a file that is no trial of this search, and what to do about it.
+        """
         names = sorted(n for n in self._store.names(self._folder) if n.endswith(".json"))
         with ThreadPoolExecutor(max_workers=8) as pool:
-            read = pool.map(lambda name: self._store.read_json(f"{self._folder}/{name}"), names)
-            trials = [Trial(**values) for values in read]
+            trials = list(pool.map(self._trial, names))
         return {trial.number: trial for trial in trials}
+
+    def _trial(self, name: str) -> Trial:
+        file = f"{self._folder}/{name}"
+        try:
+            trial = Trial(**self._store.read_json(file))
+            if name != _file(trial.number):
+                raise ValueError(f"it is of trial {trial.number}")
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"store {self._store.url}: {file} is no trial of this search ({error}); remove it,"
+                " and the trial is run again from what the store has"
+            ) from error
+        return trial
 
     def write(self, trial: Trial) -> None:
         """Keep the trial as it is now."""
-        self._store.write_json(f"{self._folder}/{trial.number:05d}.json", asdict(trial))
+        self._store.write_json(f"{self._folder}/{_file(trial.number)}", asdict(trial))
+
+
+def _file(number: int) -> str:
+    return f"{number:05d}.json"
 
 
 def mean_shares(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msm_ray.artifact import Store
+from msm_ray.errors import UserError
 from msm_ray.search.halving import Halving
 from msm_ray.search.methods import Method, Random, Stratified
 from msm_ray.search.objectives import Constraint, Effect, Objective
@@ -203,3 +204,27 @@ def test_methods_see_objectives_that_are_the_larger_the_better() -> None:
     assert seen.violations == pytest.approx((0.2,))
     trial.state = RUNNING
     assert trial.seen(objectives, LOSS).values is None
+
+
+def test_a_trial_whose_file_is_gone_is_asked_for_again(tmp_path: Path) -> None:
+    run_all(plan(tmp_path, Random(4)))
+    whole = plan(tmp_path, Random(4)).trials
+    (gone,) = tmp_path.glob("runs/search/trials-*/00001.json")
+    gone.unlink()
+    again = plan(tmp_path, Random(4))
+    assert again.left == 1
+    assert again.known() == [whole[1].settings]
+    run_all(again)
+    assert plan(tmp_path, Random(4)).trials == {n: whole[n] for n in (0, 2, 3)} | {1: whole[1]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"number": 1, "wat": 2}', '{"number": 2, "point": {}, "settings": {}}'],
+)
+def test_a_file_that_is_no_trial_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+    run_all(plan(tmp_path, Random(4)))
+    (file,) = tmp_path.glob("runs/search/trials-*/00001.json")
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"00001.json is no trial of this search .*; remove it"):
+        plan(tmp_path, Random(4))

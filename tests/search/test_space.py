@@ -284,3 +284,15 @@ def test_what_a_job_cannot_take_is_refused(dimension: Any, message: str) -> None
     with pytest.raises(UserError, match=message) as caught:
         Space((dimension,)).check(Job())
     assert "\n" not in str(caught.value)
+
+
+def test_no_trials_pile_up_at_a_ceiling() -> None:
+    mix = Mixture(
+        {"spec": "a", "chats": "b"}, rest="replay", floors={"spec": 0.1}, ceilings={"chats": 0.4}
+    )
+    rng = np.random.default_rng(0)
+    points = [dict(zip(mix.coordinates, u, strict=True)) for u in rng.random((2000, 3))]
+    chats = [mix.settings(point)["b"] for point in points]
+    assert np.mean(np.array(chats) > 0.399) < 0.05
+    assert max(chats) > 0.39
+    assert min(chats) < 0.01

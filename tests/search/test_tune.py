@@ -183,11 +183,11 @@ def micro() -> Search:
     [
         (
             {"objectives": (Objective(Effect("seperation")),)},
-            "objective: effect 'seperation' is not measured; allowed: separation, ",
+            "search: effect 'seperation' is not measured; allowed: separation, ",
         ),
         (
             {"objectives": (Objective(Rate("fact", ("aft",))),)},
-            "objective: rate 'fact' is not measured; allowed: choice, ",
+            "search: rate 'fact' is not measured; allowed: choice, ",
         ),
         ({"objectives": ()}, "at least one"),
         ({"max_concurrent_trials": 0}, "max_concurrent_trials is 0; allowed: 1 or more"),
