@@ -159,6 +159,10 @@ def run_text(report: Mapping[str, Any]) -> str:
     lines = [f"run {report['name']}", f"  fingerprint  {report['fingerprint']}"]
     lines.append(f"  cells        {cells['present']} of {cells['expected']}, {whole}")
     lines.append(f"  stages       {cost['stages_run']} run, {cost['stages_cached']} there before")
+    if report.get("search"):
+        from msm_ray.search.results import search_lines
+
+        lines += [f"  {line}" for line in search_lines(report["search"])]
     effects = report["effects"]
     width = max(map(len, effects), default=0)
     for name, effect in effects.items():

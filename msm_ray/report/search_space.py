@@ -103,28 +103,24 @@ def _limits(found: Found) -> str:
 def saved(found: Found) -> str:
     """What sharing stages saved, in tokens."""
     tokens = mapping(mapping(found.part.get("sharing")).get("tokens"))
-    made, alone, ratio = tokens.get("made"), number(tokens.get("alone")), tokens_ratio(found)
-    needed = number(tokens.get("needed"))
+    needed, alone, ratio = tokens.get("needed"), tokens.get("alone"), tokens_ratio(found)
     if ratio is None:
         return ""
-    said = (
-        f"Trials share the stages that their settings leave equal: {short_count(made)} tokens were"
-        f" trained, {short_count(alone)} without sharing, a ratio of <b>{ratio:.2f}</b>."
+    own = number(tokens.get("made")) or 0.0
+    there = (number(needed) or 0.0) - own
+    before = f"; {short_count(there)} of them were in the store before" if there > 0 else ""
+    return (
+        f"Trials share the stages that their settings leave equal: they took {short_count(needed)}"
+        f" tokens of training, {short_count(alone)} without sharing, a ratio of"
+        f" <b>{ratio:.2f}</b>{before}."
     )
-    own = number(made) or 0.0
-    if needed is not None and needed > own and alone:
-        said += (
-            f" Of the {short_count(needed)} tokens that are needed (a ratio of"
-            f" {needed / alone:.2f}), {short_count(needed - own)} were in the store before."
-        )
-    return said
 
 
 def tokens_ratio(found: Found) -> float | None:
-    """Tokens trained in this run over those that trials without sharing would have trained."""
+    """Tokens that the trials needed over those that they would have trained without sharing."""
     tokens = mapping(mapping(found.part.get("sharing")).get("tokens"))
-    made, alone = number(tokens.get("made")), number(tokens.get("alone"))
-    return made / alone if made is not None and alone else None
+    needed, alone = number(tokens.get("needed")), number(tokens.get("alone"))
+    return needed / alone if needed is not None and alone else None
 
 
 def limit(found: Found, constraint: Constraint) -> str:

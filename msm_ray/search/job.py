@@ -153,7 +153,7 @@ class Search:
         chooses: Any = self.method
         method = asdict(chooses)
         if self.method.grows:
-            method.pop("trials")
+            method.pop("trials", None)  # a grid has none
         return digest(
             canonical(
                 {

@@ -198,3 +198,32 @@ def recommended(search: Search, job: Any) -> tuple[str, str]:
     """A job file of the best trial's comparison: its name, and its text."""
     title = f"{search.title.rstrip('?.!')}: the best trial of {search.name}."
     return "recommended.py", job_source(replace(job, name=f"{search.name}_best"), title)
+
+
+def search_lines(part: Mapping[str, Any]) -> list[str]:
+    """A search's report for a terminal: how its trials ended, the best, what was confirmed."""
+    states = Counter(trial["state"] for trial in part["trials"])
+    lines = [f"trials       {', '.join(f'{n} {state}' for state, n in states.items())}"]
+    if part["best"] is not None:
+        best = part["trials"][part["best"]]
+        lines.append(f"best         trial {best['number']}: {setting_words(best['settings'])}")
+        lines.append(f"  the search measured {value_words(best['values'])}")
+        for one in part["confirmed"]:
+            seeds = ", ".join(map(str, one["seeds"]))
+            words = f"trial {one['number']} on seeds {seeds}: {value_words(one['values'])}"
+            lines.append(f"  confirmed: {words}")
+        lines.append(f"  as a job: {part['recommended']['file']} beside the report")
+    return lines
+
+
+def setting_words(settings: Mapping[str, Any], before: str = "") -> str:
+    """Settings on a line."""
+    return " ".join(
+        f"{before}{name}={value:g}" if isinstance(value, float) else f"{before}{name}={value}"
+        for name, value in settings.items()
+    )
+
+
+def value_words(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was measured, on a line."""
+    return ", ".join(f"{name} {found['value']:.3f}" for name, found in values.items())

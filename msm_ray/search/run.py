@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +21,13 @@ from msm_ray.reports import write_report
 from msm_ray.run import launcher_for
 from msm_ray.search.job import Search
 from msm_ray.search.plan import Plan
-from msm_ray.search.results import ranked, recommended, search_part
+from msm_ray.search.results import (
+    ranked,
+    recommended,
+    search_part,
+    setting_words,
+    value_words,
+)
 from msm_ray.search.trial import Incomplete, rungs_of, taken, with_settings
 from msm_ray.search.trials import FAILED, Journal, Trial
 from msm_ray.search.watch import watched
@@ -220,7 +226,7 @@ class SearchRun:
             self.made |= set(trial.made)
             ended = plan.count - plan.left
             seconds = (time.monotonic() - began) / (before - plan.left) * plan.left
-            found = trial.error if trial.state == FAILED else _words(trial)
+            found = trial.error if trial.state == FAILED else value_words(trial.values)
             print(
                 f"  trial {ended}/{plan.count}, number {trial.number}:"
                 f" {setting_words(trial.settings)}: {found}; about {seconds:.0f} s left",
@@ -316,20 +322,8 @@ class SearchRun:
     def _print_best(self, part: Mapping[str, Any], place: str) -> None:
         trial = self.plan.trials[part["best"]]
         print(f"best of {len(self.plan.trials)}: {setting_words(trial.settings, '--set job.')}")
-        print(f"  {_words(trial)}")
+        print(f"  {value_words(trial.values)}")
         for one in part["confirmed"]:
-            again = replace(trial, values=one["values"])
-            print(f"  trial {one['number']} on seeds {one['seeds']}: {_words(again)}")
+            seeds = ", ".join(map(str, one["seeds"]))
+            print(f"  trial {one['number']} on seeds {seeds}: {value_words(one['values'])}")
         print(f"  as a job: {place}")
-
-
-def setting_words(settings: Mapping[str, Any], before: str = "") -> str:
-    """Settings on a line."""
-    return " ".join(
-        f"{before}{name}={value:g}" if isinstance(value, float) else f"{before}{name}={value}"
-        for name, value in settings.items()
-    )
-
-
-def _words(trial: Trial) -> str:
-    return ", ".join(f"{name} {found['value']:.3f}" for name, found in trial.values.items())

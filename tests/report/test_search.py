@@ -144,8 +144,8 @@ def test_counts_of_trials_constraints_and_tokens() -> None:
     text = shown(search_part())
     assert "trials 24 done 17 stopped early 5 failed 1 missing 1 meet constraints 17" in text
     assert "price_facts_america at least −0.020: 17 of 22 trials that measured it" in text
-    assert "490k tokens were trained, 1.58M without sharing, a ratio of 0.31" in text
-    assert "14.4k were in the store before" in text
+    assert "they took 504k tokens of training, 1.58M without sharing, a ratio of 0.32" in text
+    assert "14.4k of them were in the store before" in text
 
 
 # -------------------------------------------------------------------------------------- tables

@@ -96,7 +96,7 @@ def test_the_best_is_what_was_best_again_on_fresh_seeds(
                 mine["gain"]["value"] > values["gain"]["value"]
                 and mine["choice (aft)"]["value"] < values["choice (aft)"]["value"]
             )
-    assert f"trial {search['best']} on seeds [5, 6]: gain" in told
+    assert f"trial {search['best']} on seeds 5, 6: gain" in told
 
 
 def test_the_recommended_job_is_the_best_trials(

@@ -251,6 +251,23 @@ def test_what_the_space_does_not_give_can_be_set() -> None:
     assert changed.method.count(changed.space) == 5
 
 
+def test_identity_is_what_is_tried_and_not_how_often_unless_that_decides_what() -> None:
+    search = micro()
+    assert search.fingerprint() == micro().fingerprint()
+
+    def by(method: Any) -> str:
+        return dataclasses.replace(search, method=method).fingerprint()
+
+    assert by(Random(4)) == by(Random(40)) != by(Stratified(4))
+    assert by(Stratified(4)) != by(Stratified(40))
+    assert by(Stratified(4, design="sobol")) == by(Stratified(40, design="sobol"))
+    small = load_job(ROOT / "tests" / "jobs" / "small_search.py")
+    assert isinstance(small, Search)
+    assert small.fingerprint() != search.fingerprint()  # a grid has no number of trials
+    other = dataclasses.replace(search, max_concurrent_trials=7, confirm=None, title="x")
+    assert other.fingerprint() == search.fingerprint()
+
+
 def test_a_preview_counts_what_trials_share(tmp_path: Path) -> None:
     counted = micro().preview(str(tmp_path))
     assert counted["trials"]["known"] == 24
