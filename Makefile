@@ -38,7 +38,8 @@ test-slow: setup
 	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 -m "slow or ray or vllm or browser" $(ARGS)
 
 # What has a shorter version in "make test" (fewer kills), or repeats it on more (every backend).
-LONG = tests/train/test_resume.py tests/test_crash.py tests/test_backends_whole.py tests/test_overlap.py
+LONG = tests/train/test_resume.py tests/test_crash.py tests/test_backends_whole.py tests/test_overlap.py \
+       tests/search/test_tune.py
 test-long: setup
 	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 --long $(LONG) $(ARGS)
 

@@ -97,6 +97,7 @@ def kill_one(word: str, driver: subprocess.Popen[bytes]) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.vllm
