@@ -27,6 +27,7 @@ OnProgress = Callable[[str, float, dict[str, Any]], None]
 
 OBJECT_STORE_BYTES = 256 * 2**20  # stages pass artifacts through the store, not through Ray
 
+STARTS = 3  # of Ray on this machine, before it is given up
 RESTARTS = 3  # of a stage whose worker is lost
 
 # Set before Ray starts, so that its workers inherit them.
@@ -94,20 +95,28 @@ def cluster(address: str | None = None) -> Iterator[int]:
 
 
 def _start_here(options: dict[str, Any]) -> None:
-    """Start a cluster on this machine; UnusablePlace where it does not come up in time."""
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **options,
-        )
-    except Exception as error:
-        if "timed out" not in str(error):  # Ray raises a plain Exception for this
-            raise
-        raise UnusablePlace(
-            "Ray did not start on this machine in time; it may be busy: run the same command again"
-        ) from error
+    """Start a cluster on this machine; UnusablePlace where it does not come up in time.
+
+    Ray (2.60) gives its own processes 30 seconds, which a busy machine may need more than once.
+    """
+    for _ in range(STARTS):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **options,
+            )
+            return
+        except Exception as error:
+            if "timed out" not in str(error):  # Ray raises a plain Exception for this
+                raise
+            late = error
+            ray.shutdown()
+    raise UnusablePlace(
+        f"Ray did not start on this machine, {STARTS} times; it may be busy: run the same command"
+        " again"
+    ) from late
 
 
 def _check_answers(address: str) -> None:

@@ -12,7 +12,7 @@ from test_stage import Told
 
 from msm_ray import runtime
 from msm_ray.artifact import Store
-from msm_ray.errors import UserError
+from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.stage import run_dag
 
 
@@ -40,3 +40,26 @@ def test_one_machine_has_to_hold_a_stage(monkeypatch: pytest.MonkeyPatch) -> Non
     assert runtime._no_place(2, 1) == ""
     assert runtime._no_place(4, 1).endswith("at most 4 CPUs, 1 GPUs")
     assert runtime._no_place(5, 0).startswith("it needs 5 CPUs on one machine")
+
+
+@pytest.mark.parametrize("late", [1, 9])
+def test_ray_that_starts_too_slowly_is_started_again(
+    late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine; what starts it is Ray's own, so here it only fails as Ray does."""
+    starts: list[int] = []
+
+    def start(**options: object) -> None:
+        starts.append(1)
+        if len(starts) <= late:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(runtime.ray, "init", start)
+    monkeypatch.setattr(runtime.ray, "shutdown", lambda: None)
+    if late < runtime.STARTS:
+        runtime._start_here({})
+        assert len(starts) == late + 1
+    else:
+        with pytest.raises(UnusablePlace, match="it may be busy: run the same command again"):
+            runtime._start_here({})
+        assert len(starts) == runtime.STARTS

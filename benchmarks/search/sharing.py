@@ -2,7 +2,8 @@
 
 The trials of ``jobs/tune_mix_micro.py``: six mixtures of spec documents, replay and chats x four
 fine-tuning learning rates. Without sharing every trial makes all of its stages, one trial after the
-other, each on both cores; both ways use the same warm engines. The grammar writes the corpora: a
+other, each on both cores; both ways use the same warm engines. Midtrainings are of 100,000 tokens,
+half of the job's. The grammar writes the corpora: a
 corpus by the base model for each trial would only widen the gap. Writes sharing.json: tokens that
 were trained, stages, wall seconds, and whether every trial measured the same to the last digit.
 Some 20 minutes on two idle cores.
@@ -30,13 +31,13 @@ from msm_ray.settings import apply_settings
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 
 
-def search(trials: int) -> Search:
-    """The job as it stands, with corpora by the grammar and nothing run again."""
+def search(trials: int, tokens: int) -> Search:
+    """The job with corpora by the grammar, midtrainings of ``tokens``, and nothing run again."""
     sys.path.insert(0, str(JOBS))
     from tune_mix_micro import experiment
 
-    job = apply_settings(experiment(), ["job.corpus.writer=scripted", f"method.trials={trials}"])
-    return apply_settings(job, ["confirm=none"])
+    settings = ["job.corpus.writer=scripted", f"job.midtrain.tokens={tokens}", "confirm=none"]
+    return apply_settings(experiment(), [*settings, f"method.trials={trials}"])
 
 
 def alone(job: Search, trials: list[dict[str, Any]], folder: Path) -> tuple[list[Any], list[Any]]:
@@ -58,9 +59,10 @@ def main() -> None:
     """Measure, print and write beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--tokens", type=int, default=100_000, help="of a midtraining")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
-    job = search(arguments.trials)
+    job = search(arguments.trials, arguments.tokens)
     with tempfile.TemporaryDirectory() as scratch, runtime.cluster():
         # The engines start for whoever comes first: that is neither of the two.
         job.job.run(str(Path(scratch) / "warm"))
@@ -80,6 +82,7 @@ def main() -> None:
         "versions": versions(),
         "machine": machine(),
         "trials": len(part["trials"]),
+        "tokens_of_a_midtraining": arguments.tokens,
         "tokens_trained": {"shared": tokens, "alone": tokens_alone},
         "tokens_ratio": round(tokens_alone / tokens, 3),
         "stages_made": {"shared": stages, "alone": stages_alone},
