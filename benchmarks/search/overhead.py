@@ -23,7 +23,7 @@ import psutil
 
 from msm_ray.provenance import machine, versions
 from msm_ray.search.job import Search
-from msm_ray.search.methods import Method, Random, Stratified
+from msm_ray.search.methods import Method, Random
 from msm_ray.search.objectives import Effect, Objective
 from msm_ray.search.space import Mixture, Real, Space
 
@@ -72,7 +72,7 @@ def _all_mib() -> float:
     return total
 
 
-def search(method: Method) -> Search:
+def search(method: Method, concurrent: int) -> Search:
     """A mixture of three, of which trials in groups share theirs, and a rate."""
     return Search(
         name="instant",
@@ -83,19 +83,20 @@ def search(method: Method) -> Search:
         ),
         method=method,
         objectives=(Objective(Effect("gain")),),
-        max_concurrent_trials=2,
+        max_concurrent_trials=concurrent,
     )
 
 
-def measured(method: Method, store: str) -> dict[str, Any]:
+def measured(method: Method, store: str, concurrent: int) -> dict[str, Any]:
     """One run of a search in a store."""
     looking = Looking()
     with contextlib.redirect_stdout(looking):
-        result = search(method).run(store)
+        result = search(method, concurrent).run(store)
     found = result.report["search"]
     assert all(trial["state"] == "done" for trial in found["trials"]), "a trial failed"
     return {
         "method": method.name,
+        "concurrent": concurrent,
         "trials": len(found["trials"]),
         "wall_seconds": round(time.monotonic() - looking.started, 1),
         "stages": {kind: counts["needed"] for kind, counts in found["sharing"]["by_kind"].items()},
@@ -107,20 +108,19 @@ def main() -> None:
     """Measure, print and write beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--concurrent", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     most = arguments.trials
     record: dict[str, Any] = {"versions": versions(), "machine": machine(), "runs": []}
-    for method in (
-        Random(most // 10),
-        Random(most),
-        Stratified(most, per_early=4),
-    ):
+    for method in (Random(most // 10), Random(most)):
         with tempfile.TemporaryDirectory() as store:
-            record["runs"].append(measured(method, store))
+            record["runs"].append(measured(method, store, arguments.concurrent))
             print(json.dumps(record["runs"][-1]), flush=True)
-            if method == Random(most):
-                record["runs"].append({**measured(method, store), "again": True})
+            if method == Random(most // 10):
+                record["runs"].append(
+                    {**measured(method, store, arguments.concurrent), "again": True}
+                )
                 print(json.dumps(record["runs"][-1]), flush=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
