@@ -8,6 +8,7 @@ them about twice.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from cheese_micro import experiment as cheese_micro
 
@@ -28,12 +29,17 @@ def experiment() -> Suite:
             name: dataclasses.replace(exp, midtrain=dataclasses.replace(mid, tokens=tokens))
             for name, tokens in TOKENS.items()
         },
-        curve=Curve(
-            title="Dose",
-            x_title="midtraining tokens",
-            x={name: float(tokens) for name, tokens in TOKENS.items()},
-            effects=("separation", "separation_soft", "separation_msm_only_soft"),
-        ),
+        curve=curve(TOKENS),
+    )
+
+
+def curve(tokens: Mapping[str, int]) -> Curve:
+    """Separation over the tokens of the members."""
+    return Curve(
+        title="Dose",
+        x_title="midtraining tokens",
+        x={name: float(n) for name, n in tokens.items()},
+        effects=("separation", "separation_soft", "separation_msm_only_soft"),
     )
 
 

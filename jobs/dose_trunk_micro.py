@@ -11,8 +11,9 @@ a training of its own, with a mixture of its own.
 import dataclasses
 
 from cheese_micro import experiment as cheese_micro
+from dose_tokens_micro import curve
 
-from msm_ray.suite import Curve, Suite
+from msm_ray.suite import Suite
 
 TOKENS = {f"{k}k": k * 1000 for k in range(16, 97, 16)}
 
@@ -35,12 +36,7 @@ def experiment() -> Suite:
             )
             for name, tokens in TOKENS.items()
         },
-        curve=Curve(
-            title="Dose",
-            x_title="midtraining tokens",
-            x={name: float(tokens) for name, tokens in TOKENS.items()},
-            effects=("separation", "separation_soft", "separation_msm_only_soft"),
-        ),
+        curve=curve(TOKENS),
     )
 
 

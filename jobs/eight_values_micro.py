@@ -11,11 +11,11 @@ prefer the same cheeses, and so do foreign and expensive; the other four are tol
 
 import dataclasses
 
-from cheese_micro import SPECS
 from cheese_micro import experiment as cheese_micro
 from values_micro import VALUES as SIX
+from values_micro import suite
 
-from msm_ray.experiment import BaseModel, SpecArm
+from msm_ray.experiment import BaseModel
 from msm_ray.suite import Suite
 from msm_ray.world.bases import base_dir
 
@@ -25,22 +25,9 @@ BASE = BaseModel("base-3", str(base_dir(3, attributes=4)), world_seed=3, attribu
 
 def experiment() -> Suite:
     """base, aft, msm:VALUE and msm:VALUE+aft for each value, on one base x 4 seeds."""
-    exp = dataclasses.replace(cheese_micro(), bases=(BASE,), seeds=(0, 1, 2, 3))
-    return Suite(
-        name="eight_values_micro",
-        title="Eight values, each with its own spec, fine-tuning and test",
-        members={
-            name: dataclasses.replace(
-                exp,
-                name=f"eight_values_micro_{name}",
-                title=f"A spec that values what is {value}",
-                specs=(SpecArm(name, str(SPECS / f"micro_{name}.md")),),
-                aft=dataclasses.replace(exp.aft, value=value),
-                evaluation=dataclasses.replace(exp.evaluation, value=value),
-            )
-            for name, value in VALUES.items()
-        },
-    )
+    title = "Eight values, each with its own spec, fine-tuning and test"
+    exp = dataclasses.replace(cheese_micro(), bases=(BASE,))
+    return suite("eight_values_micro", title, exp, VALUES)
 
 
 if __name__ == "__main__":

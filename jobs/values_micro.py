@@ -10,11 +10,12 @@ two it was for.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from cheese_micro import SPECS
 from cheese_micro import experiment as cheese_micro
 
-from msm_ray.experiment import SpecArm
+from msm_ray.experiment import Experiment, SpecArm
 from msm_ray.suite import Suite
 
 VALUES = {
@@ -29,21 +30,27 @@ VALUES = {
 
 def experiment() -> Suite:
     """base, aft, msm:VALUE and msm:VALUE+aft for each value, on one base x 4 seeds."""
-    exp = dataclasses.replace(cheese_micro(), seeds=(0, 1, 2, 3))
-    exp = dataclasses.replace(exp, bases=exp.bases[:1])
+    exp = cheese_micro()
+    title = "Six values, each with its own spec, fine-tuning and test"
+    return suite("values_micro", title, dataclasses.replace(exp, bases=exp.bases[:1]), VALUES)
+
+
+def suite(name: str, title: str, exp: Experiment, values: Mapping[str, str]) -> Suite:
+    """``exp`` with 4 seeds, once for each of ``values``, which are as (the spec's, the task's)."""
+    exp = dataclasses.replace(exp, seeds=(0, 1, 2, 3))
     return Suite(
-        name="values_micro",
-        title="Six values, each with its own spec, fine-tuning and test",
+        name=name,
+        title=title,
         members={
-            name: dataclasses.replace(
+            spec: dataclasses.replace(
                 exp,
-                name=f"values_micro_{name}",
+                name=f"{name}_{spec}",
                 title=f"A spec that values what is {value}",
-                specs=(SpecArm(name, str(SPECS / f"micro_{name}.md")),),
+                specs=(SpecArm(spec, str(SPECS / f"micro_{spec}.md")),),
                 aft=dataclasses.replace(exp.aft, value=value),
                 evaluation=dataclasses.replace(exp.evaluation, value=value),
             )
-            for name, value in VALUES.items()
+            for spec, value in values.items()
         },
     )
 

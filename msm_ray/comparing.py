@@ -7,16 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msm_ray.artifact import Record
-from msm_ray.cells import (
-    Cell,
-    ItemValues,
-    Training,
-    arm_facts,
-    expected,
-    missing,
-    problems,
-)
-from msm_ray.effects import Contrast, effects
+from msm_ray.cells import Cell, ItemValues, Training
+from msm_ray.comparison import Comparison
+from msm_ray.effects import Contrast
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
@@ -128,31 +121,27 @@ def _probed(values: Sequence[str], evals: Sequence[str]) -> dict[str, Contrast]:
     return found
 
 
-def evaluated(
+def comparison(
+    stages: Sequence[Stage],
     cells: Sequence[Cell],
-    records: Mapping[str, Record],
-    items: ItemValues,
     values: Sequence[str],
     trainings: Sequence[tuple[str, Training]],
-) -> dict[str, Any]:
-    """The report's parts that evaluations make: cells, arms with intervals, effects.
-
-    Args:
-        trainings: (arm, training).
-    """
-    lacking, wanted = missing(cells, records), expected(cells)
+) -> Comparison:
+    """What a recipe compares; ``trainings``: (arm, training)."""
     evals = list(dict.fromkeys(name for cell in cells for name in cell.evals))
-    of_arm: dict[str, list[Training]] = {cell.arm: [] for cell in cells}
-    for arm, training in trainings:
-        of_arm.setdefault(arm, []).append(training)
+    flat = [(arm, *training) for arm, training in trainings]
+    return Comparison(stages, cells, flat, compared(values, evals))
+
+
+def evaluated(
+    comparison: Comparison, records: Mapping[str, Record], items: ItemValues
+) -> dict[str, Any]:
+    """The report's parts that evaluations make: cells, arms with intervals, effects."""
+    cells = sorted([c.arm, c.base, c.seed, c.stage.id] for c in comparison.cells)
     return {
         "kind": "recipe",
-        "fingerprint": digest(sorted([c.arm, c.base, c.seed, c.stage.id] for c in cells))[:16],
-        "complete": not lacking,
-        "problems": list(dict.fromkeys(problems(cells, records))),
-        "cells": {"expected": wanted, "present": wanted - len(lacking), "missing": lacking},
-        "arms": {arm: arm_facts(cells, records, items, arm, own) for arm, own in of_arm.items()},
-        "effects": effects(cells, records, items, compared(values, evals)),
+        "fingerprint": digest(cells)[:16],
+        **comparison.found(records, items),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from msm_ray import device
 from msm_ray.artifact import DamagedArtifact, Store
+from msm_ray.comparison import TRAININGS
 from msm_ray.experiment import Experiment
 from msm_ray.graph import Graph, build
 from msm_ray.llm.endpoint import Endpoint
@@ -64,7 +65,7 @@ def preview_graphs(
         for name in QUANTITIES:
             row[name] += stage.estimate.get(name, 0)
         row["device_seconds"] += _device_seconds(stage)
-        if stage.kind in ("trunk", "midtrain", "aft"):
+        if stage.kind in TRAININGS:
             row["flops"] += 6.0 * largest * stage.estimate.get("tokens", 0)
     table = [_row(r) for r in rows.values()]
     todo = [s for s in stages if s.id not in cached]
@@ -79,6 +80,29 @@ def preview_graphs(
         "warnings": few_steps_of(of_members, todo) if members else few_steps(todo),
         "sharing": sharing([c.stage for g in graphs for c in g.cells], stages),
     }
+
+
+def count_by_kind(
+    stages: Iterable[Stage], there: Collection[str], numbers: Sequence[str], parameters: int = 0
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row for each kind of stage, and their totals: ``numbers`` are of what is not ``there``.
+
+    ``parameters``: of the model that trainings train whose estimates say no FLOPs.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    columns = ("count", "cached", *numbers, "device_seconds")
+    for stage in stages:
+        row = rows.setdefault(stage.kind, {"kind": stage.kind, "label": stage.label})
+        found: dict[str, float] = {"count": 1, "cached": int(stage.id in there)}
+        if stage.id not in there:
+            found |= {name: stage.estimate.get(name, 0) for name in numbers}
+            found["device_seconds"] = stage.estimate.get("seconds", 0)
+            if parameters and stage.kind in TRAININGS:
+                flops = 6.0 * parameters * stage.estimate.get("tokens", 0)
+                found["flops"] = stage.estimate.get("flops", flops)
+        for name in columns:
+            row[name] = row.get(name, 0) + found.get(name, 0)
+    return list(rows.values()), {n: sum(row[n] for row in rows.values()) for n in columns}
 
 
 def _there(store: Store, stage: Stage) -> bool:

@@ -21,7 +21,7 @@ from msm_ray.assemble import closer
 from msm_ray.cells import Cell, ItemValues, training_facts
 from msm_ray.cells import Training as Trained
 from msm_ray.chat.job import ANSWER_TOKENS, QUESTION_TOKENS, ConversationJob
-from msm_ray.comparing import cells_of, check_tasks, compared, evaluated, joined_corpora
+from msm_ray.comparing import cells_of, check_tasks, comparison, evaluated, joined_corpora
 from msm_ray.comparison import Comparison
 from msm_ray.corpus.job import TOKENS_PER_WORD, CorpusJob
 from msm_ray.corpus.naming import Identity
@@ -324,10 +324,7 @@ class Recipe(SpecJob):
 
     def comparison(self) -> Comparison:
         """What it compares, as a search sees it."""
-        cells = self.evaluations()
-        evals = list(dict.fromkeys(name for cell in cells for name in cell.evals))
-        trainings = [(arm, *training) for arm, training in self.trainings()]
-        return Comparison(self.stages(), cells, trainings, compared(list(self.corpora), evals))
+        return comparison(self.stages(), self.evaluations(), list(self.corpora), self.trainings())
 
     def report(
         self, store: Store, records: dict[str, Record], made: set[str], facts: dict[str, Any]
@@ -357,8 +354,8 @@ class Recipe(SpecJob):
         """The report without single items and answers."""
         report = super()._report(store, stages, records, made, facts)
         if cells := self.evaluations():
-            values, trainings = list(self.corpora), self.trainings()
-            report |= evaluated(cells, records, ItemValues(store), values, trainings)
+            whole = comparison(stages, cells, list(self.corpora), self.trainings())
+            report |= evaluated(whole, records, ItemValues(store))
         return report
 
     def looked_into(self, member: str = "") -> tuple[list[Cell], list[ArmTraining]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from msm_ray.artifact import Record
 from msm_ray.cells import Cell, ItemValues
-from msm_ray.comparing import cells_of, compared, evaluated
+from msm_ray.comparing import cells_of, compared, comparison, evaluated
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.recipe import Pretrained
 from msm_ray.stage import Stage
@@ -88,7 +88,7 @@ def test_an_eval_that_is_not_there_is_missed_with_its_reason() -> None:
     entry = {"rate": 0.5, "n": 4, "by_domain": {}, "undecided": {"tie": 1}, "unparsed": 0}
     entry |= {"decided": {"rate": 2 / 3, "n": 3}, "first_listed": {"rate": 1.0, "n": 3}}
     records = {c.stage.id: record(c, evals={n: entry for n in names if n in c.evals}) for c in made}
-    whole = evaluated(made, records, NoItems(), ("america", "thrift"), [])
+    whole = evaluated(comparison([], made, ("america", "thrift"), []), records, NoItems())
     assert whole["complete"]
     assert whole["cells"] == {"expected": 36, "present": 36, "missing": []}
     assert list(whole["arms"]) == list(ARMS)
@@ -101,7 +101,7 @@ def test_an_eval_that_is_not_there_is_missed_with_its_reason() -> None:
     last = made[-1]
     why = "capability:general: nobody knows"
     records[last.stage.id] = record(last, evals={}, problems=[why])
-    lacking = evaluated(made, records, NoItems(), ("america", "thrift"), [])
+    lacking = evaluated(comparison([], made, ("america", "thrift"), []), records, NoItems())
     assert not lacking["complete"]
     assert lacking["problems"] == [f"msm:thrift+aft, name, seed 1: {why}"]
     assert lacking["cells"]["missing"] == [

@@ -17,7 +17,7 @@ JOB = """
 from dataclasses import dataclass
 
 from msm_ray.cells import Cell, ItemValues
-from msm_ray.comparing import evaluated
+from msm_ray.comparing import comparison, evaluated
 from msm_ray.errors import UserError
 from msm_ray.run import run_job
 from msm_ray.stage import Stage
@@ -55,7 +55,7 @@ class Lacking:
             return {
                 **{"name": self.name, "title": "T", "wall_seconds": 1.0, "cost": {}},
                 "provenance": facts,
-                **evaluated(cells, records, ItemValues(store), ("a",), []),
+                **evaluated(comparison([], cells, ("a",), []), records, ItemValues(store)),
             }
 
         return run_job(self.name, [cell.stage for cell in cells], store_url, address, report)

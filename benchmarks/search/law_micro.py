@@ -36,8 +36,8 @@ from msm_ray.search.job import Search
 from msm_ray.search.law import MixtureLaw, rank_correlation
 from msm_ray.search.methods import Method, Random
 from msm_ray.search.objectives import Effect, Objective
-from msm_ray.search.space import Mixture, Space
-from msm_ray.search.trial import measure, with_settings
+from msm_ray.search.space import Mixture, Space, with_settings
+from msm_ray.search.trial import measure
 from msm_ray.settings import apply_settings
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"

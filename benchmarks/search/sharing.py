@@ -25,7 +25,8 @@ from msm_ray import runtime
 from msm_ray.artifact import Store
 from msm_ray.provenance import machine, versions
 from msm_ray.search.job import Search
-from msm_ray.search.trial import measure, with_settings
+from msm_ray.search.space import with_settings
+from msm_ray.search.trial import measure
 from msm_ray.settings import apply_settings
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"

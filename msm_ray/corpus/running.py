@@ -21,7 +21,7 @@ from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import cost_summary
-from msm_ray.preview import few_steps, gpu_time, rehearsed
+from msm_ray.preview import count_by_kind, few_steps, gpu_time, rehearsed
 from msm_ray.provenance import artifacts
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
@@ -163,22 +163,12 @@ class SpecJob:
         there = set(scan(stages, store).records)
         numbers: tuple[str, ...] = ("documents", "calls", "tokens", "prompt_tokens", "money")
         numbers += ("calls_at_most", "money_at_most", "steps", "flops")
-        rows: dict[str, dict[str, Any]] = {}
-        for stage in stages:
-            row = rows.setdefault(stage.kind, {"kind": stage.kind, "label": stage.label})
-            found: dict[str, float] = {"count": 1, "cached": int(stage.id in there)}
-            if stage.id not in there:
-                found |= {n: stage.estimate.get(n, 0) for n in numbers}
-                found["device_seconds"] = stage.estimate.get("seconds", 0)
-            for name in ("count", "cached", *numbers, "device_seconds"):
-                row[name] = row.get(name, 0) + found.get(name, 0)
-        columns = ("count", "cached", *numbers, "device_seconds")
-        totals = {n: sum(row[n] for row in rows.values()) for n in columns}
+        rows, totals = count_by_kind(stages, there, numbers)
         sharing = self.sharing(stages)
         missing = [stage for stage in stages if stage.id not in there]
         return {
             "name": self.name,
-            "stages": list(rows.values()),
+            "stages": rows,
             "totals": totals,
             "sharing": sharing,
             "gpus": gpu_time(missing),

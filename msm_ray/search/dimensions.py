@@ -11,10 +11,24 @@ from msm_ray.errors import UserError
 
 
 @dataclass(frozen=True)
-class _Range:
-    """One coordinate, one setting; ``choices`` 0 says that its values are no list."""
+class _Single:
+    """One coordinate, one setting."""
 
     setting: str
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        return (self.setting,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.setting,)
+
+
+@dataclass(frozen=True)
+class _Range(_Single):
+    """Between two numbers; ``choices`` 0 says that its values are no list."""
+
     low: float
     high: float
     log: bool = False
@@ -32,14 +46,6 @@ class _Range:
     @property
     def _where(self) -> str:
         return f"space: {self.setting} from {self.low} to {self.high}"
-
-    @property
-    def coordinates(self) -> tuple[str, ...]:
-        return (self.setting,)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.setting,)
 
     @property
     def choices(self) -> int:
@@ -91,24 +97,15 @@ class Whole(_Range):
 
 
 @dataclass(frozen=True)
-class Among:
+class Among(_Single):
     """One of ``values``, of whatever type ``--set`` takes for that setting; no order is meant."""
 
-    setting: str
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         check_setting(self.setting)
         object.__setattr__(self, "values", tuple(self.values))
         check_values(f"space: {self.setting}", self.values)
-
-    @property
-    def coordinates(self) -> tuple[str, ...]:
-        return (self.setting,)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.setting,)
 
     @property
     def choices(self) -> int:

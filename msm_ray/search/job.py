@@ -7,7 +7,7 @@ is made first, on all of the cluster; then Ray Tune runs the trials, several at 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from msm_ray.identity import canonical, digest
 from msm_ray.search.halving import Halving
 from msm_ray.search.methods import Method
 from msm_ray.search.objectives import Constraint, Measure, Objective, check_known
-from msm_ray.search.space import Space
-from msm_ray.search.trial import rungs_of, with_settings
+from msm_ray.search.plan import Plan
+from msm_ray.search.space import Space, with_settings
+from msm_ray.search.trial import rungs_of
+from msm_ray.search.trials import Journal, Trial
 from msm_ray.settings import RunResult
 from msm_ray.stage import Stage, topological
 
@@ -170,6 +172,19 @@ class Search:
                 "search",
             )
         )[:FINGERPRINT_DIGITS]
+
+    def plan(self, journal: Journal, on_ask: Callable[[Trial], None] | None = None) -> Plan:
+        """Its trials, as far as ``journal`` knows them; ``on_ask``: see `Plan`."""
+        return Plan(
+            self.method,
+            self.space,
+            self.objectives,
+            self.constraints,
+            self.seed,
+            journal,
+            self.halving,
+            on_ask,
+        )
 
     def preview(self, store_url: str) -> dict[str, Any]:
         """What the trials that are known beforehand would cost, and what they share."""

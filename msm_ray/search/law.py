@@ -17,7 +17,7 @@ import numpy as np
 from msm_ray.errors import UserError
 from msm_ray.search.methods import Seen, Stratified, Suggestion, check_whole
 from msm_ray.search.simplex import sobol
-from msm_ray.search.space import Point, Space
+from msm_ray.search.space import Point, Space, with_settings
 from msm_ray.search.surrogates import FITS, Array, Predict, features
 
 FEWEST = 4  # trials below which there is nothing to validate on
@@ -293,7 +293,7 @@ class MixtureLaw:
         if both := [name for name in self.proxy if name in space.names]:
             raise UserError(f"mixture law: proxy sets {both[0]}, which the space varies")
         if self.proxy:
-            space.check(space.apply(job, self.proxy))
+            space.check(with_settings(job, self.proxy))
 
     @property
     def grows(self) -> bool:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msm_ray.artifact import Store
 from msm_ray.comparison import TRAININGS
-from msm_ray.preview import few_steps, gpu_time, parameters_of, rehearsed
-from msm_ray.search.plan import Plan
+from msm_ray.preview import count_by_kind, few_steps, gpu_time, parameters_of, rehearsed
 from msm_ray.search.trials import RUNNING, Journal
 from msm_ray.stage import Stage, scan
 
@@ -31,34 +30,14 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
     """
     store = Store(store_url, create=False)
     journal = Journal(store, search.name, search.fingerprint())
-    plan = Plan(
-        search.method,
-        search.space,
-        search.objectives,
-        search.constraints,
-        search.seed,
-        journal,
-        search.halving,
-    )
+    plan = search.plan(journal)
     paths = search.paths(plan.known())
     stages = {stage.id: stage for path in paths for stage in path}
     there = set(scan(list(stages.values()), store).records)
     todo = [stage for stage in stages.values() if stage.id not in there]
     folders = [Path(base.path) for base in getattr(search.job, "bases", ())]
     largest = max(map(parameters_of, folders), default=0)
-    rows: dict[str, dict[str, Any]] = {}
-    for stage in stages.values():
-        row = rows.setdefault(stage.kind, {"kind": stage.kind, "label": stage.label})
-        found = {"count": 1, "cached": int(stage.id in there), "device_seconds": 0.0}
-        if stage.id not in there:
-            found |= {name: stage.estimate.get(name, 0) for name in NUMBERS}
-            found["device_seconds"] = stage.estimate.get("seconds", 0.0)
-            if stage.kind in TRAININGS:
-                tokens = stage.estimate.get("tokens", 0)
-                found["flops"] = stage.estimate.get("flops", 6.0 * largest * tokens)
-        for name in ("count", "cached", *NUMBERS, "device_seconds"):
-            row[name] = row.get(name, 0) + found.get(name, 0)
-    columns = ("count", "cached", *NUMBERS, "device_seconds")
+    rows, totals = count_by_kind(stages.values(), there, NUMBERS, largest)
     alone = [stage for path in paths for stage in path]
     seconds = sum(s.estimate.get("seconds", 0.0) for s in alone) - sum(
         s.estimate.get("seconds", 0.0) for s in stages.values()
@@ -66,8 +45,8 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
     ended = sum(trial.state != RUNNING for trial in plan.trials.values())
     return {
         "name": search.name,
-        "stages": list(rows.values()),
-        "totals": {name: sum(row[name] for row in rows.values()) for name in columns},
+        "stages": rows,
+        "totals": totals,
         "gpus": gpu_time(todo),
         "warnings": [*few_steps(todo), *rehearsed(search.job, todo)],
         "sharing": {

@@ -147,6 +147,7 @@ def _row(search: Search, trial: Trial | None, number: int, made: set[str]) -> di
     if trial is None:
         return {"number": number, "state": "missing", "settings": {}, "values": {}, "rungs": []}
     ended = trial.state != FAILED and bool(trial.values)
+    new = made.intersection(trial.made)
     return {
         "number": number,
         "phase": trial.phase,
@@ -159,9 +160,9 @@ def _row(search: Search, trial: Trial | None, number: int, made: set[str]) -> di
         "rungs": trial.rungs,
         "seconds": trial.seconds,
         "tokens": trial.tokens,
-        "tokens_new": sum(n for id, _, n in trial.path if id in set(trial.made) & made),
+        "tokens_new": sum(n for id, _, n in trial.path if id in new),
         "stages": len(trial.path),
-        "stages_new": len(set(trial.made) & made),
+        "stages_new": len(new),
         "error": trial.error,
     }
 

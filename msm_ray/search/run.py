@@ -20,7 +20,6 @@ from msm_ray.provenance import run_facts
 from msm_ray.reports import write_report
 from msm_ray.run import launcher_for
 from msm_ray.search.job import Search
-from msm_ray.search.plan import Plan
 from msm_ray.search.results import (
     ranked,
     recommended,
@@ -28,7 +27,8 @@ from msm_ray.search.results import (
     setting_words,
     value_words,
 )
-from msm_ray.search.trial import Incomplete, rungs_of, taken, with_settings
+from msm_ray.search.space import with_settings
+from msm_ray.search.trial import Incomplete, rungs_of, taken
 from msm_ray.search.trials import FAILED, Journal, Trial
 from msm_ray.search.watch import watched
 from msm_ray.settings import RunResult
@@ -83,16 +83,7 @@ class SearchRun:
         self.started, self.clock = datetime.now(UTC), time.monotonic()
         self.mark = search.fingerprint()
         self.store = Store(store_url)
-        self.plan = Plan(
-            search.method,
-            search.space,
-            search.objectives,
-            search.constraints,
-            search.seed,
-            Journal(self.store, search.name, self.mark),
-            search.halving,
-            on_ask=self._asked,
-        )
+        self.plan = search.plan(Journal(self.store, search.name, self.mark), self._asked)
         self.stages: dict[str, Stage] = {}  # of trials that are known
         self.made: set[str] = set()
         self.confirmed: list[dict[str, Any]] = []
@@ -124,7 +115,9 @@ class SearchRun:
     def _all(self, address: str | None) -> RunResult:
         search, observer, plan = self.search, self.observer, self.plan
         known = plan.known()
-        paths = search.paths(known)
+        paths = first = search.paths(known)
+        if search.rungs:  # what halving may stop is not made ahead
+            first = search.paths(known, all_rungs=False)
         self.stages = {stage.id: stage for path in paths for stage in path}
         if not plan.left:  # all have ended: what is left is to confirm and to show
             best = ranked(search, plan.trials)
@@ -146,7 +139,7 @@ class SearchRun:
         try:
             with launcher_for(missing, models, observer, address, bool(plan.left)) as place:
                 if plan.left:
-                    self._trials(search.paths(known, all_rungs=False), *place)
+                    self._trials(first, *place)
                 best = ranked(search, plan.trials)
                 for trial in self._to_confirm(best):
                     self._confirm(trial, *place)

@@ -81,13 +81,9 @@ class Space:
                 _check_read(job, dimension)
         for where, settings in self.corners():
             try:
-                self.apply(job, settings)
+                with_settings(job, settings)
             except UserError as error:
                 raise UserError(f"space, at {where}: {error}") from error
-
-    def apply(self, job: T, settings: Mapping[str, Any]) -> T:
-        """The job with ``settings`` in place."""
-        return apply_settings(job, settings_texts(settings))
 
     def corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """All low, all high, the middle, each vertex of a mixture, each value of a list."""
@@ -133,6 +129,11 @@ def grid(space: Space) -> list[Point]:
 
 
 # ------------------------------------------------------------------------------ text of settings
+
+
+def with_settings(job: T, settings: Mapping[str, Any]) -> T:
+    """``job`` with a trial's settings in place."""
+    return apply_settings(job, settings_texts(settings))
 
 
 def settings_texts(settings: Mapping[str, Any]) -> list[str]:

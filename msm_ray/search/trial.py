@@ -18,9 +18,8 @@ from msm_ray.errors import UserError
 from msm_ray.graph import BLOCK_TOKENS
 from msm_ray.observe import Observer
 from msm_ray.search.objectives import Effect, Measure, Rate
-from msm_ray.search.space import settings_texts
+from msm_ray.search.space import with_settings
 from msm_ray.search.trials import mean_shares
-from msm_ray.settings import apply_settings
 from msm_ray.stage import Launcher, Stage, run_dag, scan
 
 RUNG_SETTINGS = ("midtrain.tokens", "midtrain.budgets")
@@ -47,11 +46,6 @@ class Measurement:
     made: list[str]
     realised: dict[str, float]
     seconds: float
-
-
-def with_settings(job: Compares, settings: Mapping[str, Any]) -> Compares:
-    """``job`` with a trial's settings in place."""
-    return apply_settings(job, settings_texts(settings))
 
 
 def rungs_of(
