@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +199,7 @@ def _recorded(facts: Any, run: str) -> dict[str, Any]:
     return plain
 
 
+@cache  # a package's metadata is read and parsed each time: 4 ms for all of them
 def _versions() -> dict[str, str]:
     """Versions of what made the artifact, in the process that made it."""
     found = {

@@ -6,6 +6,7 @@ fine-tuning and an evaluation that read nothing and write a line.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,8 @@ def train(ctx: StageContext) -> dict[str, Any]:
         raise ValueError(f"a rate of {ctx.config['rate']} is too much")
     known = ctx.inputs["model"] / "file"
     (ctx.out / "file").write_text(f"{known.read_text()} {ctx.config}")
-    return {"tokens": 100, "steps": 1, "tokens_per_second": 1.0, "curve": [], **ctx.config}
+    facts = {"tokens": 100, "steps": 1, "tokens_per_second": 1.0, "curve": [], **ctx.config}
+    return {**facts, "process": os.getpid()}
 
 
 def evaluate(ctx: StageContext) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class Plan:
         """The first number that nobody was given; a journal may have lost one."""
         return next((n for n in range(self.count) if n not in self.trials), None)
 
+    def lost(self, number: int) -> None:
+        """The process of a trial is lost: it comes next, and goes on from what the store has."""
+        self._out.discard(number)
+        self._again.append(number)
+
     def goes_on(self, number: int, rung: Mapping[str, Any]) -> bool:
         """Note what a trial found at a rung; whether it is worth the next one."""
         trial = self.trials[number]

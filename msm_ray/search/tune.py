@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,9 @@ from msm_ray.terminal import sigint_kept, tell_of_stopping
 # A trial must ask for something: a grain of what every cluster's head has, and no CPU, so that all
 # of them are left to the stages, and none of the fleet's GPU nodes is held by a driver.
 NO_CPU = {"node:__internal_head__": 0.001}
-RESTARTS = 3  # of a trial whose process is lost; what it had made is in the store
+# Of a trial whose process is lost; what it had made is in the store. Tune's own restarts leave out
+# a process that is lost while it is handed from one trial to the next.
+RESTARTS = 3
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Tune's record of the whole experiment, which nothing here reads
@@ -102,6 +105,7 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
         self._plan, self._on_end = plan, on_end
         self.failure: Exception | None = None
         self._out: dict[str, tuple[int, float]] = {}  # Tune's id -> number, monotonic seconds
+        self._lost: Counter[int] = Counter()  # how often a trial's process was lost
         self._left: set[int] = set()  # trials that could not be noted: they come again
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -113,9 +117,8 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
         except Exception as error:  # Tune would wrap it: it is raised when Tune has ended
             self.failure = error
             return str(Searcher.FINISHED)
-        if following is None:
-            finished = len(self._plan.trials) >= self._plan.count
-            return str(Searcher.FINISHED) if finished else None
+        if following is None:  # one that runs may be lost, and comes again
+            return None if self._plan.left else str(Searcher.FINISHED)
         self._out[trial_id] = following.number, time.monotonic()
         return {"number": following.number, "settings": json.dumps(following.settings)}
 
@@ -139,6 +142,11 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
         number, since = self._out.pop(trial_id)
         if number in self._left:
             return
+        if error:
+            self._lost[number] += 1
+            if self._lost[number] <= RESTARTS:
+                self._plan.lost(number)
+                return
         seconds = round(time.monotonic() - since, 3)
         try:
             self._on_end(_ended(self._plan, number, result or {}, error, seconds))
@@ -150,12 +158,35 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
         Path(checkpoint_path).touch()
 
 
-class Rungs(_Kept, FIFOScheduler):  # type: ignore[misc]
-    """What Tune asks whether a trial goes on."""
+class _NoneKept(dict[Any, set[Any]]):
+    """Of which trial a free process might take from a process that starts: none."""
 
-    def __init__(self, asks: Asks) -> None:
+    def __missing__(self, key: Any) -> set[Any]:
+        return set()
+
+
+class Rungs(_Kept, FIFOScheduler):  # type: ignore[misc]
+    """What Tune asks whether a trial goes on; it also has Tune keep the processes of trials.
+
+    By itself Tune (2.60) gives a trial whose process is just starting to one that comes free, and
+    ends the new one, and so on with the next trial: where trials take less than a second, one
+    process does them all, and each costs the start and the end of another.
+    """
+
+    def __init__(self, asks: Asks, most: int) -> None:
         super().__init__()
-        self._asks = asks
+        self._asks, self._most = asks, most
+
+    def choose_trial_to_run(self, tune_controller: Any, **_: Any) -> None:
+        """None goes first: Tune starts what is pending, in its order."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Before the first: up to ``most`` idle processes stay for the trials to come."""
+        if self._most:
+            controller = tune_controller._tune_controller  # there is no public setting for either
+            controller._actor_cache.increase_max(trial.placement_group_factory, self._most)
+            controller._resources_to_pending_trials = _NoneKept()
+            self._most = 0
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether it is worth its next rung."""
@@ -205,8 +236,8 @@ def run_trials(
         tune.with_resources(tune.with_parameters(trial, work=work), NO_CPU),
         tune_config=tune.TuneConfig(
             search_alg=asks,
-            scheduler=Rungs(asks),
-            num_samples=plan.left,
+            scheduler=Rungs(asks, most),
+            num_samples=plan.left * (1 + RESTARTS),  # at most
             max_concurrent_trials=most,
             reuse_actors=True,
         ),
@@ -215,7 +246,6 @@ def run_trials(
             storage_path=str(scratch),
             verbose=0,
             callbacks=[Begins()],
-            failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
     try:

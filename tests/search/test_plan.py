@@ -95,6 +95,21 @@ def test_what_was_handed_out_comes_first_again_and_so_does_what_failed(tmp_path:
     assert second.next().number == 3  # type: ignore[union-attr]
 
 
+def test_a_trial_whose_process_is_lost_is_the_next_and_the_same(tmp_path: Path) -> None:
+    of = plan(tmp_path, Random(3))
+    first, second = of.next(), of.next()
+    assert first is not None and second is not None
+    of.lost(first.number)
+    again = of.next()
+    assert again is not None
+    assert (again.number, again.settings) == (first.number, first.settings)
+    assert of.left == 3
+    following = of.next()
+    assert following is not None
+    assert following.number == 2
+    assert of.next() is None
+
+
 def test_more_trials_go_on_and_fewer_leave_the_rest_alone(tmp_path: Path) -> None:
     run_all(plan(tmp_path, Random(3)))
     longer = plan(tmp_path, Random(5))

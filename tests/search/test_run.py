@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +46,10 @@ def attempts(store: Path) -> list[int]:
     ]
 
 
+def records(store: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in (store / "artifacts").glob("*/record.json")]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
     store = tmp_path_factory.mktemp("whole") / "store"
@@ -71,6 +76,15 @@ def test_every_trial_is_told_and_what_they_share_is_made_once(
         assert trial["tokens"] == 200
         assert trial["mix"]["spec"] + trial["mix"]["replay"] == pytest.approx(1)
         assert trial["stages"] == 5
+
+
+def test_trials_use_the_processes_of_those_before_them(
+    whole: tuple[Path, dict[str, Any], str],
+) -> None:
+    store, _, _ = whole
+    processes = [r["facts"]["process"] for r in records(store) if r["kind"] == "aft"]
+    assert len(processes) == 12 + 2 * 2  # the best two again on two fresh seeds, by the driver
+    assert len(set(processes)) == 2 + 1
 
 
 def test_the_best_is_what_was_best_again_on_fresh_seeds(
@@ -163,6 +177,38 @@ def test_a_killed_driver_and_again_the_same_trials_none_made_twice(
         assert [t[key] for t in mine["trials"]] == [t[key] for t in theirs["trials"]]
     assert mine["best"] == theirs["best"]
     assert mine["confirmed"] == theirs["confirmed"]
+    assert set(attempts(store)) == {1}
+
+
+def test_a_trial_whose_process_is_lost_goes_on_in_another(
+    whole: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    _, plain, _ = whole
+    store = tmp_path / "store"
+    driver = subprocess.Popen(
+        command(store, "job.pause=0.5"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line.startswith("  trial 3/12"):
+            break
+    known = {r["facts"]["process"] for r in records(store) if r["kind"] == "aft"}
+    trials = [p for p in psutil.Process(driver.pid).children(recursive=True) if p.pid in known]
+    assert trials
+    for process in trials:
+        process.kill()
+    told, _ = driver.communicate()
+    assert driver.returncode == 0, told
+    report = json.loads((store / "runs" / "instant_search" / "report.json").read_text())
+    assert report["complete"] is True
+    for key in ("settings", "values", "state"):
+        mine, theirs = report["search"]["trials"], plain["search"]["trials"]
+        assert [t[key] for t in mine] == [t[key] for t in theirs]
     assert set(attempts(store)) == {1}
 
 
