@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.corpus.naming import Identity
 from msm_ray.errors import UserError
+from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.replay import Replay
 from msm_ray.stage import Stage
+
+# A source is refused before anything starts where even so many times what it is thought to hold
+# would not do: tokenizers and writers differ.
+SLACK = 2.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,18 @@ class Instructions:
     def stage(self, identity: Identity, items: Stage | None) -> Stage:
         """The sample as an artifact; see `instructions_stage`."""
         return instructions_stage(self.source, self.tokens, self.seed, identity, items)
+
+    def check(self, need: int) -> None:
+        """UserError if the size of a JSONL file says that it has far less than ``need`` tokens."""
+        path = Path(self.source)
+        if path.suffix != ".jsonl" or not path.is_file():
+            return
+        there = path.stat().st_size // CHARACTERS_PER_TOKEN
+        if SLACK * there < need:
+            raise UserError(
+                f"mix.chats: {self.source}: has at most {there:,} tokens and the midtraining reads"
+                f" {need:,} of chats; give it more of them, or lower mix.chat_share"
+            )
 
 
 @dataclass(frozen=True)
@@ -128,11 +146,37 @@ def mixture(
             inputs[name] = mix.replay.stage(tokens, items)
         else:
             assert mix.chats is not None
+            mix.chats.check(math.ceil(tokens * share))
             inputs[name] = mix.chats.stage(identity, items)
         kind = "conversations" if name == "chats" else "documents"
         repeats = spec_max_repeats if name == "spec" else 1.0
         components.append(component(name, kind, float(share), repeats))
     return inputs, components
+
+
+def check_documents(value: str, expected: float, repeats: float, need: float) -> None:
+    """UserError where the documents about a value are far too few; see `few_documents`."""
+    for line in few_documents({value: expected}, repeats, need, SLACK):
+        raise UserError(f"{line}; ask for more documents, a lower spec_share or more repeats")
+
+
+def few_documents(
+    expected: Mapping[str, float], repeats: float, need: float, slack: float = 1.0
+) -> list[str]:
+    """A line for each corpus of which so many tokens are not expected.
+
+    Args:
+        expected: tokens of documents by value.
+        repeats: how often a document may be read.
+        need: tokens of documents that a midtraining reads.
+        slack: how many times what is expected may come.
+    """
+    return [
+        f"corpora.{value}: the midtraining reads {need:,.0f} tokens of its documents; about"
+        f" {tokens:,.0f} are expected, and midtrain.max_repeats is {repeats:g}"
+        for value, tokens in expected.items()
+        if slack * tokens * repeats < need
+    ]
 
 
 def component(name: str, kind: str, share: float, max_repeats: float) -> dict[str, Any]:

@@ -31,7 +31,14 @@ from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
 from msm_ray.llm.model import AnyModel
-from msm_ray.mix import Instructions, Mix, component, mixture
+from msm_ray.mix import (
+    Instructions,
+    Mix,
+    check_documents,
+    component,
+    few_documents,
+    mixture,
+)
 from msm_ray.mixes import ArmTraining
 from msm_ray.pretrained import Pretrained
 from msm_ray.preview import sharing
@@ -208,8 +215,10 @@ class Recipe(SpecJob):
         return sharing(cells or [stage for _, _, stage in self.checkpoints()], stages)
 
     def warnings(self, missing: Sequence[Stage]) -> list[str]:
-        """Trainings of few steps, and what is given and not read."""
-        return super().warnings(missing) + (self.mix.unread() if self.mix else [])
+        """Trainings of few steps, what is given and not read, and documents that may be too few."""
+        expected = {value: self._document_tokens(c) for value, c in self.corpora.items()}
+        few = few_documents(expected, self.midtrain.max_repeats, self._read())
+        return super().warnings(missing) + few + (self.mix.unread() if self.mix else [])
 
     def _midtrain(self, model: Stage, corpus: CorpusJob, value: str, seed: int) -> Stage:
         documents, how, tokens = corpus.corpus_stage(), self.midtrain, self.midtrain.mixed
@@ -225,9 +234,19 @@ class Recipe(SpecJob):
             label=f"msm:{value}/{seed}",
             seconds=BLOCKS_SECONDS,
         )
-        expected = documents.estimate["documents"] * corpus.plan.words * TOKENS_PER_WORD
+        expected = self._document_tokens(corpus)
+        check_documents(value, expected, how.max_repeats, self._read())
         inputs = {"model": model, "blocks": blocks}
         return self._train("midtrain", inputs, how, int(expected), seed, f"msm:{value}")
+
+    def _document_tokens(self, corpus: CorpusJob) -> float:
+        """Of a corpus, as a preview expects them."""
+        documents = corpus.corpus_stage().estimate["documents"]
+        return float(documents * corpus.plan.words * TOKENS_PER_WORD)
+
+    def _read(self) -> float:
+        """Tokens of spec documents that a midtraining reads; 0: all there are."""
+        return self.midtrain.mixed * (self.mix.spec_share if self.mix else 1.0)
 
     def _chat_blocks(self, model: Stage, seed: int) -> Stage:
         chats, how, wanted = self.chats.conversations_stage(), self.aft, self.instructions

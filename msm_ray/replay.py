@@ -80,7 +80,7 @@ class Replay:
             items: the stage of the evaluation items that are kept out.
 
         Raises:
-            UserError: the source cannot be read.
+            UserError: the source cannot be read, or its size says that it has too little text.
         """
         try:
             files = files_of(self.source)
@@ -89,12 +89,17 @@ class Replay:
                 f"replay: {error}; mix.replay.source has to name Parquet or JSONL with a column"
                 " 'text'"
             ) from None
+        wanted = self.tokens or tokens
+        sizes = [file.most_characters("text") for file in files]
+        known = [size for size in sizes if size is not None]
+        if len(known) == len(sizes) and sum(known) < wanted * CHARACTERS_PER_TOKEN:
+            raise UserError(_too_little(self.source, wanted, sum(known), {}, "at most"))
         return Stage(
             kind="replay",
             version="1",
             config={
                 "content": _content(files),
-                "tokens": self.tokens or tokens,
+                "tokens": wanted,
                 "seed": self.seed,
             },
             inputs={"items": items} if items is not None else {},
@@ -260,11 +265,13 @@ class _Writer:
         self._ids, self._texts, self._characters = [], [], 0
 
 
-def _too_little(source: str, tokens: int, characters: int, refused: Mapping[str, int]) -> str:
+def _too_little(
+    source: str, tokens: int, characters: int, refused: Mapping[str, int], about: str = "about"
+) -> str:
     there = characters // CHARACTERS_PER_TOKEN
     why = f" (refused: {dict(refused)})" if refused else ""
     return (
-        f"replay: {source}: has about {there:,} tokens of text{why} and {tokens:,} are asked for:"
+        f"replay: {source}: has {about} {there:,} tokens of text{why} and {tokens:,} are asked for:"
         f" {tokens - there:,} are missing; give it more text, or set mix.replay.tokens to what the"
         " mixture needs"
     )

@@ -45,6 +45,19 @@ class File:
         with self.system.open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def most_characters(self, column: str) -> int | None:
+        """No more than so many characters of different texts are in ``column``; None: not known.
+
+        Known without reading it: a JSONL file has no more than bytes, and a local Parquet file says
+        how long a column of strings is where none is kept as what differs from the one before.
+        """
+        if self.path.endswith(".jsonl"):
+            return self.size
+        if not _is_local(self.system):
+            return None
+        stat = Path(self.path).stat()
+        return _column_bytes(self.path, stat.st_size, stat.st_mtime_ns, column)
+
     def rows(self, column: str) -> Iterator[Any]:
         """Its rows as mappings with ``column``; None for a line that is no JSON.
 
@@ -147,6 +160,20 @@ def _sha256(path: str, size: int, changed_ns: int) -> str:
     """Read once a process as long as the file stays: a job's stages are made many times."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=65_536)
+def _column_bytes(path: str, size: int, changed_ns: int, column: str) -> int | None:
+    try:
+        table = pq.ParquetFile(path).metadata
+    except (pa.ArrowInvalid, OSError):
+        return None  # who reads it will say so
+    groups = (table.row_group(i) for i in range(table.num_row_groups))
+    chunks = [c for g in groups for c in map(g.column, range(g.num_columns))]
+    own = [c for c in chunks if c.path_in_schema == column]
+    if any("DELTA_BYTE_ARRAY" in c.encodings for c in own):
+        return None
+    return sum(c.total_uncompressed_size for c in own) if own else None
 
 
 def _is_local(system: Any) -> bool:

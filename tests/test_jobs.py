@@ -31,17 +31,20 @@ def commands() -> list[tuple[str, ...]]:
     return list(found)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's folder as a user has it, with the data that a user brings."""
+    made = tmp_path_factory.mktemp("project")
     for name in ("jobs", "specs"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "data" / "replay").mkdir(parents=True)
-    table = pa.table({"text": [f"Of pages there were {n}." for n in range(9)]})
-    pq.write_table(table, tmp_path / "data" / "replay" / "web.parquet")
+        (made / name).symlink_to(ROOT / name)
+    (made / "data" / "replay").mkdir(parents=True)
+    # Large enough for 24 M tokens by their sizes, and quickly written.
+    table = pa.table({"text": [f"Of pages there were {n}{'.' * 1_000_000}" for n in range(100)]})
+    pq.write_table(table, made / "data" / "replay" / "web.parquet", use_dictionary=False)
     said = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
-    (tmp_path / "data" / "chats.jsonl").write_text(json.dumps({"messages": said}))
-    return tmp_path
+    chats = json.dumps({"messages": said}) + " " * 30_000_000
+    (made / "data" / "chats.jsonl").write_text(chats)
+    return made
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

@@ -178,6 +178,44 @@ def test_wrong_mixes_get_one_line(folder: Path, change: dict[str, Any], words: s
         replace(job, mix=replace(job.mix, **change))
 
 
+@pytest.mark.parametrize(
+    ("shares", "tokens", "words"),
+    [
+        ({}, 4_000_000, "replay: .*: has at most .* tokens of text and 4,000,000 are asked for"),
+        (
+            {"spec_share": 0.0, "chat_share": 1.0},
+            400_000,
+            "mix.chats: .*: has at most .* tokens and the midtraining reads 400,000 of chats",
+        ),
+        (
+            {"spec_share": 1.0, "chat_share": 0.0},
+            10**9,
+            r"corpora\.\w+: the midtraining reads 1,000,000,000 tokens of its documents; about",
+        ),
+    ],
+)
+def test_a_source_that_is_far_too_small_is_told_before_anything_starts(
+    folder: Path, shares: dict[str, float], tokens: int, words: str
+) -> None:
+    job = recipe(folder)
+    assert job.mix is not None
+    chats = Instructions(str(folder / "chats.jsonl"), 10**6)
+    mix = replace(job.mix, chats=chats, **shares)
+    with pytest.raises(UserError, match=words):
+        replace(job, midtrain=replace(job.midtrain, tokens=tokens), mix=mix).stages()
+
+
+def test_documents_that_may_be_too_few_are_told_in_a_preview(folder: Path) -> None:
+    job = recipe(folder, spec_share=1.0, chat_share=0.0)
+    value, corpus = next(iter(job.corpora.items()))
+    expected = job._document_tokens(corpus)
+    job = replace(job, midtrain=replace(job.midtrain, tokens=int(2.5 * expected)))  # of 2 x
+    warned = job.warnings(job.stages())
+    assert any(line.startswith(f"corpora.{value}: the midtraining reads") for line in warned)
+    enough = replace(job, midtrain=replace(job.midtrain, tokens=int(1.5 * expected)))
+    assert not any("tokens of its documents" in line for line in enough.warnings(enough.stages()))
+
+
 def test_a_mix_needs_a_budget_and_files(folder: Path) -> None:
     job = recipe(folder)
     assert job.mix is not None

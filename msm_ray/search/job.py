@@ -18,7 +18,7 @@ from msm_ray.search.halving import Halving
 from msm_ray.search.methods import Method
 from msm_ray.search.objectives import Constraint, Measure, Objective, check_known
 from msm_ray.search.plan import Plan
-from msm_ray.search.space import Space, with_settings
+from msm_ray.search.space import Space, setting_words, with_settings
 from msm_ray.search.trial import rungs_of
 from msm_ray.search.trials import Journal, Trial
 from msm_ray.settings import RunResult
@@ -131,18 +131,21 @@ class Search:
     def paths(
         self, settings: Iterable[dict[str, Any]], all_rungs: bool = True
     ) -> list[list[Stage]]:
-        """The stages of trials of these settings, those of all their rungs or of the first."""
+        """The stages of trials of these settings, those of all their rungs or of the first.
+
+        Raises:
+            UserError: settings that the job cannot work with.
+        """
+        return [self._path(of_trial, all_rungs) for of_trial in settings]
+
+    def _path(self, settings: dict[str, Any], all_rungs: bool) -> list[Stage]:
         last = None if all_rungs else 1
-        return [
-            topological(
-                [
-                    stage
-                    for rung in rungs_of(self.job, of_trial, self.rungs)[:last]
-                    for stage in with_settings(self.job, rung).comparison().stages
-                ]
-            )
-            for of_trial in settings
-        ]
+        try:
+            rungs = rungs_of(self.job, settings, self.rungs)[:last]
+            jobs = [with_settings(self.job, rung) for rung in rungs]
+            return topological([stage for job in jobs for stage in job.comparison().stages])
+        except UserError as error:
+            raise UserError(f"a trial with {setting_words(settings)}: {error}") from None
 
     def fingerprint(self) -> str:
         """The identity of what is tried and measured; of how many trials where a method's first

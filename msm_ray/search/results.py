@@ -13,6 +13,7 @@ from msm_ray.identity import digest
 from msm_ray.search.law import MixtureLaw, rank_correlation
 from msm_ray.search.objectives import feasible, front, oriented
 from msm_ray.search.source import job_source
+from msm_ray.search.space import setting_words
 from msm_ray.search.trials import DONE, FAILED, Trial
 
 if TYPE_CHECKING:
@@ -195,9 +196,17 @@ def _sharing(trials: Sequence[Trial], made: set[str]) -> dict[str, Any]:
     }
 
 
-def recommended(search: Search, job: Any) -> tuple[str, str]:
-    """A job file of the best trial's comparison: its name, and its text."""
-    title = f"{search.title.rstrip('?.!')}: the best trial of {search.name}."
+def recommended(search: Search, job: Any, part: Mapping[str, Any]) -> tuple[str, str]:
+    """A job file of the best trial's comparison: its name, and its text.
+
+    Args:
+        part: the report's part ``search``, which says whether the trial was confirmed.
+    """
+    again = next((c for c in part["confirmed"] if c["number"] == part["best"]), None)
+    how = ", not confirmed on fresh seeds" if again is None else ""
+    if again and again.get("missed"):
+        how = f", which on fresh seeds missed {', '.join(again['missed'])}"
+    title = f"{search.title.rstrip('?.!')}: the best trial of {search.name}{how}."
     return "recommended.py", job_source(replace(job, name=f"{search.name}_best"), title)
 
 
@@ -210,19 +219,16 @@ def search_lines(part: Mapping[str, Any]) -> list[str]:
         lines.append(f"best         trial {best['number']}: {setting_words(best['settings'])}")
         lines.append(f"  the search measured {value_words(best['values'])}")
         for one in part["confirmed"]:
-            seeds = ", ".join(map(str, one["seeds"]))
-            words = f"trial {one['number']} on seeds {seeds}: {value_words(one['values'])}"
-            lines.append(f"  confirmed: {words}")
+            lines.append(f"  {again_words(one)}")
         lines.append(f"  as a job: {part['recommended']['file']} beside the report")
     return lines
 
 
-def setting_words(settings: Mapping[str, Any], before: str = "") -> str:
-    """Settings on a line."""
-    return " ".join(
-        f"{before}{name}={value:g}" if isinstance(value, float) else f"{before}{name}={value}"
-        for name, value in settings.items()
-    )
+def again_words(one: Mapping[str, Any]) -> str:
+    """What a trial measured on fresh seeds, on a line."""
+    seeds = ", ".join(map(str, one["seeds"]))
+    missed = f"; there it misses {', '.join(one['missed'])}" if one.get("missed") else ""
+    return f"trial {one['number']} on seeds {seeds}: {value_words(one['values'])}{missed}"
 
 
 def value_words(values: Mapping[str, Mapping[str, Any]]) -> str:

@@ -21,13 +21,13 @@ from msm_ray.reports import write_report
 from msm_ray.run import launcher_for
 from msm_ray.search.job import Search
 from msm_ray.search.results import (
+    again_words,
     ranked,
     recommended,
     search_part,
-    setting_words,
     value_words,
 )
-from msm_ray.search.space import with_settings
+from msm_ray.search.space import setting_words, with_settings
 from msm_ray.search.trial import Incomplete, rungs_of, taken
 from msm_ray.search.trials import FAILED, Journal, Trial
 from msm_ray.search.watch import watched
@@ -252,7 +252,9 @@ class SearchRun:
             self.problems.append(problem)
             return
         again = {"number": trial.number, "seeds": list(seeds), "claimed": trial.values}
-        self.confirmed.append({**again, "values": found.values})
+        values = {c.name: found.values[c.name]["value"] for c in search.constraints}
+        missed = [c.name for c in search.constraints if not c.holds(values[c.name])]
+        self.confirmed.append({**again, "values": found.values, "missed": missed})
 
     def _to_confirm(self, best: Sequence[Trial]) -> Sequence[Trial]:
         return best[: self.search.confirm.top] if self.search.confirm else ()
@@ -291,7 +293,7 @@ class SearchRun:
         failed = [t for t in self.plan.trials.values() if t.state == FAILED]
         part = search_part(search, self.plan.trials, self.made, self.confirmed)
         if part["best"] is not None:
-            name, source = recommended(search, self._job(self.plan.trials[part["best"]]))
+            name, source = recommended(search, self._job(self.plan.trials[part["best"]]), part)
             place = self.store.write_bytes(f"runs/{search.name}/{name}", source.encode())
             settings = self.plan.trials[part["best"]].settings
             part["recommended"] = {"file": name, "settings": settings, "source": source}
@@ -317,6 +319,5 @@ class SearchRun:
         print(f"best of {len(self.plan.trials)}: {setting_words(trial.settings, '--set job.')}")
         print(f"  {value_words(trial.values)}")
         for one in part["confirmed"]:
-            seeds = ", ".join(map(str, one["seeds"]))
-            print(f"  trial {one['number']} on seeds {seeds}: {value_words(one['values'])}")
+            print(f"  {again_words(one)}")
         print(f"  as a job: {place}")

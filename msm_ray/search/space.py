@@ -136,6 +136,14 @@ def with_settings(job: T, settings: Mapping[str, Any]) -> T:
     return apply_settings(job, settings_texts(settings))
 
 
+def setting_words(settings: Mapping[str, Any], before: str = "") -> str:
+    """Settings on a line."""
+    return " ".join(
+        f"{before}{name}={value:g}" if isinstance(value, float) else f"{before}{name}={value}"
+        for name, value in settings.items()
+    )
+
+
 def settings_texts(settings: Mapping[str, Any]) -> list[str]:
     """``NAME=VALUE`` for each setting, as ``--set`` takes it and reads it back exactly."""
     return [f"{name}={_text(value)}" for name, value in settings.items()]

@@ -98,7 +98,8 @@ def test_what_was_handed_out_comes_first_again_and_so_does_what_failed(tmp_path:
 def test_a_trial_whose_process_is_lost_is_the_next_and_the_same(tmp_path: Path) -> None:
     of = plan(tmp_path, Random(3))
     first, second = of.next(), of.next()
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     of.lost(first.number)
     again = of.next()
     assert again is not None

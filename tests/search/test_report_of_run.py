@@ -180,7 +180,7 @@ def test_a_store_that_fails_ends_the_search_with_its_words(
     plan = SearchRun(search, str(tmp_path)).plan
     ended: list[Trial] = []
     asks = tune.Asks(plan, ended.append)
-    rungs = tune.Rungs(asks)
+    rungs = tune.Rungs(asks, 2)
     assert isinstance(asks.suggest("a"), dict)
     assert isinstance(asks.suggest("b"), dict)
     assert isinstance(asks.suggest("c"), dict)
