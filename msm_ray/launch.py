@@ -215,10 +215,11 @@ def _trials_line(trials: dict[str, Any]) -> str:
         if trials["unknown"]
         else ""
     )
+    again = f" and {trials['confirmed']} run again on fresh seeds" if trials["confirmed"] else ""
     return (
-        f"Trials: {trials['count']}{ended}. {trials['known']} are counted here: they train"
+        f"Trials: {trials['count']}{ended}. {trials['known']}{again} are counted here: they train"
         f" {_amount(trials['tokens'])} tokens, without sharing"
-        f" {_amount(trials['tokens_alone'])}.{unknown} What is confirmed in the end is not counted."
+        f" {_amount(trials['tokens_alone'])}.{unknown}"
     )
 
 

@@ -147,6 +147,12 @@ class Search:
         except UserError as error:
             raise UserError(f"a trial with {setting_words(settings)}: {error}") from None
 
+    def again(self, settings: dict[str, Any]) -> Comparison:
+        """The last rung of a trial of these settings on the seeds of the confirmation."""
+        assert self.confirm is not None
+        last = rungs_of(self.job, settings, self.rungs)[-1]
+        return with_settings(self.job, {**last, "seeds": self.confirm.seeds}).comparison()
+
     def fingerprint(self) -> str:
         """The identity of what is tried and measured; of how many trials where a method's first
         ones depend on that.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from msm_ray.artifact import Store
 from msm_ray.comparison import TRAININGS
 from msm_ray.preview import count_by_kind, few_steps, gpu_time, parameters_of, rehearsed
+from msm_ray.search.plan import Plan
+from msm_ray.search.results import ranked
 from msm_ray.search.trials import RUNNING, Journal
 from msm_ray.stage import Stage, scan
 
@@ -21,17 +23,21 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
     """Counts by kind of stage, and what the trials share.
 
     Counted are the trials that do not hang on what others find, as if none of them was stopped at
-    a rung. A method that learns from its trials (``trials.unknown``) takes about as much again for
-    each that is not counted, where it shares nothing.
+    a rung, and the confirmation: of the best trials where all have ended, else as if the first were
+    the best. A method that learns from its trials (``trials.unknown``) takes about as much again
+    for each that is not counted, where it shares nothing.
 
     Returns:
         As :func:`msm_ray.preview.preview_graphs`; besides ``trials``: ``{count, ended, known,
-        unknown, tokens, tokens_alone}``, tokens that are trained with and without sharing.
+        unknown, confirmed, tokens, tokens_alone}``: how many of each, and the tokens that ``known``
+        and ``confirmed`` train with and without sharing.
     """
     store = Store(store_url, create=False)
     journal = Journal(store, search.name, search.fingerprint())
     plan = search.plan(journal)
-    paths = search.paths(plan.known())
+    known = plan.known()
+    again = _confirmed(search, plan, known)
+    paths = [*search.paths(known), *again]
     stages = {stage.id: stage for path in paths for stage in path}
     there = set(scan(list(stages.values()), store).records)
     todo = [stage for stage in stages.values() if stage.id not in there]
@@ -57,12 +63,21 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
         "trials": {
             "count": plan.count,
             "ended": ended,
-            "known": len(paths),
-            "unknown": plan.left - len(paths),
+            "known": len(known),
+            "unknown": plan.left - len(known),
+            "confirmed": len(again),
             "tokens": _tokens(list(stages.values())),
             "tokens_alone": _tokens(alone),
         },
     }
+
+
+def _confirmed(search: Search, plan: Plan, known: list[dict[str, Any]]) -> list[list[Stage]]:
+    """The stages of each trial that is run again, on the fresh seeds."""
+    if search.confirm is None:
+        return []
+    best = [trial.settings for trial in ranked(search, plan.trials)] if not plan.left else known
+    return [list(search.again(settings).stages) for settings in best[: search.confirm.top]]
 
 
 def _tokens(stages: list[Stage]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from msm_ray.artifact import Record, Store
 from msm_ray.claims import STALE_SECONDS, Claims
-from msm_ray.comparison import AsksModels, Comparison
+from msm_ray.comparison import AsksModels
 from msm_ray.errors import UnusablePlace, UserError
 from msm_ray.observe import Observer
 from msm_ray.preview import few_steps
@@ -121,7 +121,7 @@ class SearchRun:
         self.stages = {stage.id: stage for path in paths for stage in path}
         if not plan.left:  # all have ended: what is left is to confirm and to show
             best = ranked(search, plan.trials)
-            again = [s for t in self._to_confirm(best) for s in self._again(t).stages]
+            again = [s for t in self._to_confirm(best) for s in search.again(t.settings).stages]
             shown = self._job(self._shown(best)).comparison().stages
             self.stages = {s.id: s for s in (*again, *shown)}
         found = scan(list(self.stages.values()), self.store)
@@ -234,7 +234,7 @@ class SearchRun:
 
         One that fails there (its loss leaps on another seed) is told as a problem of the search.
         """
-        search, comparison = self.search, self._again(trial)
+        search, comparison = self.search, self.search.again(trial.settings)
         assert search.confirm is not None
         seeds = search.confirm.seeds
         self._plan_more(comparison.stages)
@@ -258,13 +258,6 @@ class SearchRun:
 
     def _to_confirm(self, best: Sequence[Trial]) -> Sequence[Trial]:
         return best[: self.search.confirm.top] if self.search.confirm else ()
-
-    def _again(self, trial: Trial) -> Comparison:
-        """A trial's last rung on the seeds of the confirmation."""
-        search = self.search
-        assert search.confirm is not None
-        last = rungs_of(search.job, trial.settings, search.rungs)[-1]
-        return with_settings(search.job, {**last, "seeds": search.confirm.seeds}).comparison()
 
     def _shown(self, best: Sequence[Trial]) -> Trial:
         """The trial whose whole comparison is in the report: the best, else the first that went."""

@@ -274,8 +274,10 @@ def test_a_preview_counts_what_trials_share(tmp_path: Path) -> None:
     assert counted["trials"]["known"] == 24
     assert counted["trials"]["tokens_alone"] > 3 * counted["trials"]["tokens"]
     rows = {row["kind"]: row for row in counted["stages"]}
-    assert rows["midtrain"]["count"] == 12  # six mixtures, two arms
+    # Six mixtures, two arms; two trials of one mixture again on two seeds.
+    assert counted["trials"]["confirmed"] == 2
+    assert rows["midtrain"]["count"] == 6 * 2 + 2 * 2
     assert rows["documents"]["count"] == 2
     assert not list(tmp_path.iterdir())
-    half = dataclasses.replace(micro(), method=Random(24)).preview(str(tmp_path))
+    half = dataclasses.replace(micro(), method=Random(24), confirm=None).preview(str(tmp_path))
     assert {row["kind"]: row for row in half["stages"]}["midtrain"]["count"] == 48
