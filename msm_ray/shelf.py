@@ -1,6 +1,7 @@
 """What stages of a store share beside their artifacts: small tables of what was paid for once.
 
     cache/<name>/<writer>.parquet
+    cache/<name>/<token>.adding.json      keys that a process is adding now
 
 A stage reads what earlier ones put there and adds its own. Nothing depends on it: without the
 folder the same is asked again.
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -20,6 +22,8 @@ from msm_ray.artifact import Store
 from msm_ray.claims import Claims
 
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 0.1  # between two tries to look at a shelf, which takes no longer than reading it
+ADDING = ".adding.json"
 
 
 class Shelf:
@@ -29,15 +33,72 @@ class Shelf:
         self._store = store
 
     @contextmanager
-    def held(self, name: str) -> Iterator[None]:
-        """Wait until nobody else adds to ``name``, and keep others waiting meanwhile.
+    def adding(
+        self, name: str, schema: pa.Schema, keys: Collection[str]
+    ) -> Iterator[tuple[pa.Table, set[str]]]:
+        """The rows that are there, and which of ``keys`` are this process's to add meanwhile.
 
-        So that two stages side by side do not both ask for what they have in common.
+        Those are the ones that are not there and that nobody else is adding: stages side by side do
+        not do the same twice, and do not wait for each other either, as long as one has something
+        to do. Where all that is missing is being added by others, waits until one of them is done;
+        who is killed there leaves his keys to the rest. Rows of other keys may be missing yet:
+        call it again for those.
+
+        Args:
+            schema: of the rows; its field ``id`` is the key.
         """
+        token = uuid.uuid4().hex
+        mark = f"cache/{name}/{token}{ADDING}"
+        claims = Claims(self._store)
+        try:
+            while True:
+                with self._held(name):
+                    table = self.read(name, schema)
+                    missing = set(keys) - set(table["id"].to_pylist())
+                    others = self._others(name, claims)
+                    mine = missing.difference(*(self._keys(name, other) for other in others))
+                    if mine:
+                        assert claims.acquire(_claim(name, token))
+                        self._store.write_json(mark, sorted(mine))
+                if mine or len(missing) < len(set(keys)):
+                    break
+                while self._others(name, claims) >= others:
+                    time.sleep(POLL_SECONDS)
+            yield table, mine
+        finally:
+            self._store.remove(mark)
+            claims.close()
+
+    def _others(self, name: str, claims: Claims) -> set[str]:
+        """The tokens of those who are adding; what a dead process left is taken away.
+
+        ``claims`` are the same ones at each look: that a process is gone shows in time.
+        """
+        found = set()
+        for file in self._store.names(f"cache/{name}"):
+            token = file.removesuffix(ADDING)
+            if token == file:
+                continue
+            if not claims.acquire(_claim(name, token)):
+                found.add(token)
+                continue
+            self._store.remove(f"cache/{name}/{file}")
+            claims.release(_claim(name, token))
+        return found
+
+    def _keys(self, name: str, token: str) -> set[str]:
+        try:
+            return set(self._store.read_json(f"cache/{name}/{token}{ADDING}"))
+        except FileNotFoundError:
+            return set()  # done since
+
+    @contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """Wait until nobody else looks at ``name``, and keep others waiting meanwhile."""
         claims = Claims(self._store)
         try:
             while not claims.acquire(f"cache-{name}"):
-                time.sleep(POLL_SECONDS)
+                time.sleep(LOOK_SECONDS)
             yield
         finally:
             claims.close()
@@ -56,3 +117,7 @@ class Shelf:
         buffer = io.BytesIO()
         pq.write_table(table, buffer)
         self._store.write_bytes(f"cache/{name}/{writer}.parquet", buffer.getvalue())
+
+
+def _claim(name: str, token: str) -> str:
+    return f"cache-{name}-{token}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -31,20 +33,66 @@ def test_what_is_put_is_read_by_all(place: str, tmp_path: Path) -> None:
     assert other.read("verdicts", SCHEMA).to_pydict() == {"id": ["y", "x"], "score": [2, 3]}
 
 
-def test_one_at_a_time(tmp_path: Path) -> None:
-    inside, most = [0], [0]
+def test_who_adds_other_keys_does_not_wait(tmp_path: Path) -> None:
+    one, other = (Shelf(Store(tmp_path / "store")) for _ in range(2))
+    one.put("verdicts", "old", table(("a", 1)))
+    with one.adding("verdicts", SCHEMA, ["a", "b", "c"]) as (there, mine):
+        assert there["id"].to_pylist() == ["a"]
+        assert mine == {"b", "c"}
+        with other.adding("verdicts", SCHEMA, ["c", "d"]) as (there, mine):
+            assert mine == {"d"}
+        with other.adding("verdicts", SCHEMA, ["a", "b"]) as (there, mine):
+            assert (there["id"].to_pylist(), mine) == (["a"], set())
+        with other.adding("others", SCHEMA, ["b"]) as (_, mine):
+            assert mine == {"b"}
+        one.put("verdicts", "new", table(("b", 2), ("c", 3)))
+    with other.adding("verdicts", SCHEMA, ["a", "b", "c", "d"]) as (there, mine):
+        assert sorted(there["id"].to_pylist()) == ["a", "b", "c"]
+        assert mine == {"d"}  # it was not added
 
-    def work() -> None:
-        with Shelf(Store(tmp_path / "store")).held("verdicts"):
-            inside[0] += 1
-            most[0] = max(most[0], inside[0])
-            time.sleep(0.05)
-            inside[0] -= 1
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
+def test_what_another_adds_is_waited_for_and_not_done_again(tmp_path: Path) -> None:
+    done: list[str] = []
+
+    def work(number: int) -> None:
+        shelf = Shelf(Store(tmp_path / "store"))
+        with shelf.adding("verdicts", SCHEMA, ["x", "y"]) as (there, mine):
+            assert mine or there.num_rows == 2
+            time.sleep(0.3)
+            if mine:
+                done.extend(mine)
+                shelf.put("verdicts", str(number), table(*((key, number) for key in mine)))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
     for thread in threads:
         thread.start()
-    with Shelf(Store(tmp_path / "store")).held("others"):  # nobody else's
-        for thread in threads:
-            thread.join()
-    assert most == [1]
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == ["x", "y"]
+    left = [n for n in Store(tmp_path / "store").names("cache/verdicts") if "adding" in n]
+    assert left == []
+    assert Store(tmp_path / "store").names("claims") == []
+
+
+def test_what_a_killed_process_was_adding_is_for_the_rest(tmp_path: Path) -> None:
+    program = """
+import sys, time
+import pyarrow as pa
+from msm_ray.artifact import Store
+from msm_ray.shelf import Shelf
+schema = pa.schema([("id", pa.string()), ("score", pa.int64())])
+with Shelf(Store(sys.argv[1])).adding("verdicts", schema, ["x", "y"]) as (_, mine):
+    print(sorted(mine), flush=True)
+    time.sleep(600)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "store")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "['x', 'y']\n"
+    child.kill()
+    child.communicate()
+    with Shelf(Store(tmp_path / "store")).adding("verdicts", SCHEMA, ["x"]) as (_, mine):
+        assert mine == {"x"}

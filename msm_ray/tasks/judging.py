@@ -80,16 +80,21 @@ class Judging:
             return {}
         shelf = self._ctx.shelf
         assert shelf is not None, "verdicts are kept in a store"
-        with shelf.held(self._name):
-            table = shelf.read(self._name, ANSWER_SCHEMA)
-            known = {row["id"]: row for row in table.to_pylist()}
-            fresh = self._ask({k: q for k, q in questions.items() if k not in known})
-            found = {k: read(known.get(k) or fresh[k], self._schema) for k in questions}
-            keep = [fresh[k] for k in fresh if found[k].is_final]
-            if keep:
-                kept = pa.Table.from_pylist(keep, ANSWER_SCHEMA)
-                shelf.put(self._name, digest([sorted(fresh), self._ctx.input_ids])[:24], kept)
-        self._from_cache += sum(k in known for k in questions)
+        found: dict[str, Reading] = {}
+        while len(found) < len(questions):
+            left = [k for k in questions if k not in found]
+            with shelf.adding(self._name, ANSWER_SCHEMA, left) as (table, mine):
+                known = {row["id"]: row for row in table.to_pylist()}
+                fresh = self._ask({k: questions[k] for k in left if k in mine})
+                rows = {k: known.get(k) or fresh.get(k) for k in left}
+                read_now = {k: read(row, self._schema) for k, row in rows.items() if row}
+                keep = [row for k, row in fresh.items() if read_now[k].is_final]
+                if keep:
+                    kept = pa.Table.from_pylist(keep, ANSWER_SCHEMA)
+                    shelf.put(self._name, digest([sorted(fresh), self._ctx.input_ids])[:24], kept)
+            self._from_cache += sum(k in known for k in left)
+            found |= read_now
+        found = {k: found[k] for k in questions}
         self._check(found)
         return found
 
