@@ -174,6 +174,7 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
         (lambda: Optuna(10, "cma"), "sampler is 'cma'; allowed: 'tpe', 'gp', 'nsga2'"),  # type: ignore[arg-type]
         (lambda: Optuna(0), "trials is 0"),
         (lambda: Optuna(10, startup=0), "startup is 0"),
+        (lambda: Optuna(8), "trials is 8 and the first 8 .* learn from none; .* from 1 to 7"),
         (lambda: Optuna(10, population=1), "population is 1; allowed: a whole number from 2"),
         (lambda: Optuna(10, early=("x",)).check(SPACE, None), "early is 'x'; allowed: m.spec"),
     ],

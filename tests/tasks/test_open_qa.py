@@ -158,7 +158,7 @@ def test_a_judge_that_is_not_there_ends_the_stage(tmp_path: Path) -> None:
         url = server.url
     with pytest.raises(UserError):
         graded(tmp_path, OpenQA(model(url)), ["a", "bb", "ccc", "dddd"])
-        assert not [p for p in (tmp_path / "store" / "cache").rglob("*") if p.is_file()]
+    assert not [p for p in (tmp_path / "store" / "cache").rglob("*") if p.is_file()]
 
 
 def test_a_judge_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
