@@ -201,6 +201,10 @@ def preview_text(counted: dict[str, Any]) -> str:
     if trials := counted.get("trials"):
         lines.append(_trials_line(trials))
     lines += _gpu_lines(counted.get("gpus") or {})
+    if disk := counted.get("disk"):
+        each = ", ".join(f"{kind} {size / 1e9:,.0f}" for kind, size in disk.items())
+        total = sum(disk.values()) / 1e9
+        lines.append(f"Store: trainings add about {total:,.0f} GB of weights ({each}).")
     lines += [f"warning: {text}" for text in counted.get("warnings", [])]
     return "\n".join(lines)
 

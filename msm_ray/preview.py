@@ -18,6 +18,7 @@ from msm_ray.stage import Stage, topological
 
 T = TypeVar("T")
 FEW_STEPS = 100
+LEAST_BYTES = 1e9  # in the store, that are worth a word
 LARGE_PARAMETERS = 1e8  # above, nobody trains for a rehearsal
 SCRIPTED = "scripted"  # what `msm_ray.llm.scripted` calls its model
 QUANTITIES = ("documents", "calls", "tokens", "steps")
@@ -200,6 +201,18 @@ def gpu_time(missing: Sequence[Stage]) -> dict[str, Any]:
         "least_hours": round(max(path.values()) / 3600, 2),
         "each": {kind: _tidy(gpus) for kind, gpus in each.items()},
     }
+
+
+def disk_space(missing: Iterable[Stage]) -> dict[str, float]:
+    """Bytes that trainings will write to the store, by kind of stage; small models count nothing.
+
+    A trunk is kept with its optimizer's state, for it may be continued by any later budget.
+    """
+    found: dict[str, float] = defaultdict(float)
+    for stage in missing:
+        if size := stage.estimate.get("bytes", 0.0):
+            found[stage.kind] += size
+    return dict(found) if sum(found.values()) >= LEAST_BYTES else {}
 
 
 def rehearsed(job: Any, stages: Iterable[Stage]) -> list[str]:

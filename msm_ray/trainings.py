@@ -113,6 +113,8 @@ def training_cost(
         "flops": flops,
         "seconds": flops / (device.FLOPS * device.UTILISATION),
         "parameters": parameters,  # of what evaluations load
+        # Weights in fp32; an adapter is small beside them.
+        "bytes": 0.0 if config.lora else 4.0 * parameters,
     }
 
 
@@ -149,6 +151,9 @@ def budget_stage(
     def made(kind: str, part: Segment, trunk: Stage | None) -> Stage:
         path = part.steps(config.batch_blocks)
         own = min(part.blocks * block_tokens, tokens) - part.start * width
+        cost = {**estimate(own), "steps": path - part.start, "path_steps": path}
+        if kind == "trunk":  # with the two moments of each weight, for who continues it
+            cost["bytes"] = 3 * cost.get("bytes", 0.0)
         return train_stage(
             kind,
             {**inputs, **({"trunk": trunk} if trunk else {})},
@@ -156,7 +161,7 @@ def budget_stage(
             runtime,
             seed,
             label if kind == "midtrain" else f"{label} to step {path}",
-            {**estimate(own), "steps": path - part.start, "path_steps": path},
+            cost,
             follow=follow,
             segment=part,
         )

@@ -14,6 +14,7 @@ import pytest
 
 from msm_ray.artifact import Record
 from msm_ray.errors import UserError
+from msm_ray.launch import preview_text
 from msm_ray.mixes import mixtures
 from msm_ray.recipe import Instructions, Mix, Recipe, Replay
 from msm_ray.settings import load_job
@@ -226,3 +227,22 @@ def test_a_mix_needs_a_budget_and_files(folder: Path) -> None:
         lost.stages()
     with pytest.raises(UserError, match="replay tokens is -1"):
         Replay("r.jsonl", tokens=-1)
+
+
+def test_a_preview_says_what_a_trunk_and_its_branches_take_in_the_store(tmp_path: Path) -> None:
+    job = load_job(JOBS / "cheese_llama8b.py")
+    assert isinstance(job, Recipe)
+    assert "disk" in job.preview(str(tmp_path))
+    assert job.preview(str(tmp_path))["disk"] == {}  # adapters
+    budgets = (4_000_000, 8_000_000)
+    wsd = replace(job.midtrain.train, lora=None, schedule="wsd", epochs=1)
+    mid = replace(job.midtrain, train=wsd, tokens=budgets[1], budgets=budgets, max_repeats=9.0)
+    aft = replace(job.aft, train=replace(job.aft.train, lora=None))
+    counted = replace(
+        job, midtrain=mid, aft=aft, seeds=(0,), corpora=dict([*job.corpora.items()][:1])
+    )
+    counted = counted.preview(str(tmp_path))
+    size = job.model.parameters
+    # Two parts of the trunk with two moments a weight, the branch of the larger budget, two aft.
+    assert counted["disk"] == {"trunk": 2 * 12 * size, "midtrain": 4 * size, "aft": 2 * 4 * size}
+    assert "Store: trainings add about 289 GB of weights (" in preview_text(counted)

@@ -21,7 +21,7 @@ from msm_ray.identity import digest
 from msm_ray.llm.model import AnyModel
 from msm_ray.llm.protocol import Sampling
 from msm_ray.observe import cost_summary
-from msm_ray.preview import count_by_kind, few_steps, gpu_time, rehearsed
+from msm_ray.preview import count_by_kind, disk_space, few_steps, gpu_time, rehearsed
 from msm_ray.provenance import artifacts
 from msm_ray.settings import RunResult
 from msm_ray.spec import check_size, fill, read_spec
@@ -172,6 +172,7 @@ class SpecJob:
             "totals": totals,
             "sharing": sharing,
             "gpus": gpu_time(missing),
+            "disk": disk_space(missing),
             "warnings": [*self.warnings(missing), *rehearsed(self, missing)],
         }
 

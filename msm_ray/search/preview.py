@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from msm_ray.artifact import Store
 from msm_ray.comparison import TRAININGS
-from msm_ray.preview import count_by_kind, few_steps, gpu_time, parameters_of, rehearsed
+from msm_ray.preview import (
+    count_by_kind,
+    disk_space,
+    few_steps,
+    gpu_time,
+    parameters_of,
+    rehearsed,
+)
 from msm_ray.search.plan import Plan
 from msm_ray.search.results import ranked
 from msm_ray.search.trials import RUNNING, Journal
@@ -54,6 +61,7 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
         "stages": rows,
         "totals": totals,
         "gpus": gpu_time(todo),
+        "disk": disk_space(todo),
         "warnings": [*few_steps(todo), *rehearsed(search.job, todo)],
         "sharing": {
             "stages_if_not_shared": len(alone),
