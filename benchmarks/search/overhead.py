@@ -1,7 +1,9 @@
 """What a search costs by itself: trials whose stages take no time, 100 and ten times as many.
 
-Writes overhead.json: seconds a trial and the driver's memory at every hundredth, for one search
-that is begun, and again when all of its trials are found in the store. About two minutes.
+Writes overhead.json: milliseconds a trial and the driver's memory at every hundredth, one trial at
+a time and two; for a search that is begun, and again when all of its trials are found in the store.
+Beside them what the same stages take in a loop in one process, with neither Ray nor Tune: claims,
+hashes and commits of three new stages a trial. About four minutes.
 
     PYTHONPATH=benchmarks/search python benchmarks/search/overhead.py
 """
@@ -21,11 +23,14 @@ from typing import Any
 
 import psutil
 
+from msm_ray.artifact import Store
 from msm_ray.provenance import machine, versions
 from msm_ray.search.job import Search
 from msm_ray.search.methods import Method, Random
 from msm_ray.search.objectives import Effect, Objective
-from msm_ray.search.space import Mixture, Real, Space
+from msm_ray.search.space import Mixture, Real, Space, with_settings
+from msm_ray.search.trial import measure
+from msm_ray.stage import Launcher
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -104,24 +109,41 @@ def measured(method: Method, store: str, concurrent: int) -> dict[str, Any]:
     }
 
 
+def stages_alone(trials: int, store: str) -> float:
+    """Milliseconds a trial of making and measuring them one after the other in this process."""
+    of = search(Random(trials), 1)
+    points = [Random(trials).suggest(of.space, n, (), 1) for n in range(trials)]
+    place = Store(store)
+    started = time.monotonic()
+    for point in points:
+        job = with_settings(of.job, of.space.settings(point.point))
+        measure(job, of.measures, place, _no_launcher, 2)
+    return round(1000 * (time.monotonic() - started) / trials, 2)
+
+
+def _no_launcher() -> Launcher:
+    raise AssertionError("all stages are the driver's")
+
+
 def main() -> None:
     """Measure, print and write beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--concurrent", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     most = arguments.trials
     record: dict[str, Any] = {"versions": versions(), "machine": machine(), "runs": []}
-    for method in (Random(most // 10), Random(most)):
+    with tempfile.TemporaryDirectory() as store:
+        record["stages_alone_ms"] = stages_alone(most // 10, store)
+        print("stages alone:", record["stages_alone_ms"], "ms a trial", flush=True)
+    for method, concurrent in ((Random(most // 10), 1), (Random(most), 1), (Random(most), 2)):
         with tempfile.TemporaryDirectory() as store:
-            record["runs"].append(measured(method, store, arguments.concurrent))
-            print(json.dumps(record["runs"][-1]), flush=True)
-            if method == Random(most // 10):
-                record["runs"].append(
-                    {**measured(method, store, arguments.concurrent), "again": True}
-                )
-                print(json.dumps(record["runs"][-1]), flush=True)
+            for again in (False, True):
+                if again and method == Random(most):
+                    continue
+                one = {**measured(method, store, concurrent), "again": again}
+                record["runs"].append(one)
+                print(json.dumps(one), flush=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
