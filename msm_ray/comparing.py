@@ -133,15 +133,13 @@ def comparison(
     return Comparison(stages, cells, flat, compared(values, evals))
 
 
-def evaluated(
-    comparison: Comparison, records: Mapping[str, Record], items: ItemValues
-) -> dict[str, Any]:
+def evaluated(of: Comparison, records: Mapping[str, Record], items: ItemValues) -> dict[str, Any]:
     """The report's parts that evaluations make: cells, arms with intervals, effects."""
-    cells = sorted([c.arm, c.base, c.seed, c.stage.id] for c in comparison.cells)
+    cells = sorted([c.arm, c.base, c.seed, c.stage.id] for c in of.cells)
     return {
         "kind": "recipe",
         "fingerprint": digest(cells)[:16],
-        **comparison.found(records, items),
+        **of.found(records, items),
     }
 
 

@@ -11,13 +11,12 @@ from typing import Any
 from msm_ray.chat.instructions import instructions_stage
 from msm_ray.corpus.naming import Identity
 from msm_ray.errors import UserError
-from msm_ray.llm.price import CHARACTERS_PER_TOKEN
 from msm_ray.replay import Replay
 from msm_ray.stage import Stage
 
-# A source is refused before anything starts where even so many times what it is thought to hold
-# would not do: tokenizers and writers differ.
-SLACK = 2.0
+# Documents are refused before anything starts where even so many times what is expected of them
+# would not do: writers do not keep to a length, and languages differ in their tokens.
+SLACK = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,14 @@ class Instructions:
         return instructions_stage(self.source, self.tokens, self.seed, identity, items)
 
     def check(self, need: int) -> None:
-        """UserError if the size of a JSONL file says that it has far less than ``need`` tokens."""
+        """UserError if the size of a JSONL file says that it has less than ``need`` tokens."""
         path = Path(self.source)
         if path.suffix != ".jsonl" or not path.is_file():
             return
-        there = path.stat().st_size // CHARACTERS_PER_TOKEN
-        if SLACK * there < need:
+        if (there := path.stat().st_size) < need:  # no tokenizer needs more of them than bytes
             raise UserError(
-                f"mix.chats: {self.source}: has at most {there:,} tokens and the midtraining reads"
-                f" {need:,} of chats; give it more of them, or lower mix.chat_share"
+                f"mix.chats: {self.source}: has {there:,} bytes and the midtraining reads {need:,}"
+                " tokens of chats; give it more of them, or lower mix.chat_share"
             )
 
 
@@ -157,7 +155,7 @@ def mixture(
 def check_documents(value: str, expected: float, repeats: float, need: float) -> None:
     """UserError where the documents about a value are far too few; see `few_documents`."""
     for line in few_documents({value: expected}, repeats, need, SLACK):
-        raise UserError(f"{line}; ask for more documents, a lower spec_share or more repeats")
+        raise UserError(f"{line}; ask for more documents, fewer tokens or more repeats")
 
 
 def few_documents(

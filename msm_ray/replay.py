@@ -266,12 +266,12 @@ class _Writer:
 
 
 def _too_little(
-    source: str, tokens: int, characters: int, refused: Mapping[str, int], about: str = "about"
+    source: str, tokens: int, characters: int, refused: Mapping[str, int], bound: str = "about"
 ) -> str:
     there = characters // CHARACTERS_PER_TOKEN
     why = f" (refused: {dict(refused)})" if refused else ""
     return (
-        f"replay: {source}: has {about} {there:,} tokens of text{why} and {tokens:,} are asked for:"
+        f"replay: {source}: has {bound} {there:,} tokens of text{why} and {tokens:,} are asked for:"
         f" {tokens - there:,} are missing; give it more text, or set mix.replay.tokens to what the"
         " mixture needs"
     )

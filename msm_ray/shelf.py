@@ -46,7 +46,9 @@ class Shelf:
 
         Args:
             schema: of the rows; its field ``id`` is the key.
+            keys: at least one.
         """
+        assert keys, "nothing is asked for"
         token = uuid.uuid4().hex
         mark = f"cache/{name}/{token}{ADDING}"
         claims = Claims(self._store)
@@ -66,8 +68,10 @@ class Shelf:
                     time.sleep(POLL_SECONDS)
             yield table, mine
         finally:
-            self._store.remove(mark)
-            claims.close()
+            try:
+                self._store.remove(mark)
+            finally:
+                claims.close()  # without its claim, a mark is taken away by who looks next
 
     def _others(self, name: str, claims: Claims) -> set[str]:
         """The tokens of those who are adding; what a dead process left is taken away.

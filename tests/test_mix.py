@@ -186,7 +186,7 @@ def test_wrong_mixes_get_one_line(folder: Path, change: dict[str, Any], words: s
         (
             {"spec_share": 0.0, "chat_share": 1.0},
             400_000,
-            "mix.chats: .*: has at most .* tokens and the midtraining reads 400,000 of chats",
+            "mix.chats: .*: has .* bytes and the midtraining reads 400,000 tokens of chats",
         ),
         (
             {"spec_share": 1.0, "chat_share": 0.0},

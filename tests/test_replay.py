@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from msm_ray.errors import UserError
 from msm_ray.replay import SCHEMA, Replay, read_text, sample
-from msm_ray.rows import files_of
+from msm_ray.rows import files_of, is_text
 
 TEXTS = [f"{'word ' * (i % 9 + 1)}{i}" for i in range(500)]
 
@@ -95,6 +95,32 @@ def test_a_stage_is_what_its_files_hold(tmp_path: Path) -> None:
     assert id != stage_of(tmp_path / "web")
     (one.parent / "readme.md").write_text("of no interest")
     assert len(files_of(str(one.parent))) == 2
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.text(max_size=60), min_size=1, max_size=30),
+    st.sampled_from(
+        ["jsonl", "plain", "dictionary", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"]
+    ),
+)
+def test_who_has_enough_text_is_never_refused_by_the_size_of_the_files(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], how: str
+) -> None:
+    texts = [t for t in texts if is_text(t)] + ["the same beginning, and "] * 3
+    folder = tmp_path_factory.mktemp("sizes")
+    if how == "jsonl":
+        lines = (json.dumps(row, ensure_ascii=len(texts) % 2 == 0) for row in rows(texts))
+        (folder / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    else:
+        encoding = {"column_encoding": {"text": how}} if how.isupper() else {}
+        dictionary = how == "dictionary"
+        table = pa.Table.from_pylist(rows(texts))
+        pq.write_table(table, folder / "a.parquet", use_dictionary=dictionary, **encoding)
+    (file,) = files_of(str(folder))
+    most = file.most_characters("text")
+    assert (most is None) == (how == "DELTA_BYTE_ARRAY")
+    assert most is None or sum(len(text) for text in set(texts)) <= most
 
 
 def test_a_url_is_read_like_a_folder(tmp_path: Path) -> None:

@@ -239,7 +239,12 @@ def feasible(values: Mapping[str, Measured], constraints: Sequence[Constraint]) 
     """Whether a trial's ``values`` (by name) hold every constraint; None where one is missing."""
     if any(c.name not in values for c in constraints):
         return None
-    return all(c.holds(values[c.name]["value"]) for c in constraints)
+    return not missed(values, constraints)
+
+
+def missed(values: Mapping[str, Measured], constraints: Sequence[Constraint]) -> list[str]:
+    """The names of the constraints that a trial's ``values``, which has them all, do not hold."""
+    return [c.name for c in constraints if not c.holds(values[c.name]["value"])]
 
 
 def oriented(

@@ -64,13 +64,13 @@ class Optuna:
             raise UserError(
                 f"optuna: sampler is {self.sampler!r}; allowed: {', '.join(map(repr, SAMPLERS))}"
             )
-        least = {"trials": 1, "startup": 1, "population": 2, "per_early": 1}
+        least = {"trials": 2, "startup": 1, "population": 2, "per_early": 1}
         for name, value in least.items():
             check_whole("optuna", name, getattr(self, name), value)
         if self.trials <= self.startup:
             raise UserError(
                 f"optuna: trials is {self.trials} and the first {self.startup} (startup) learn from"
-                f" none; allowed: more trials, or startup from 1 to {max(1, self.trials - 1)}"
+                f" none; allowed: more trials, or startup from 1 to {self.trials - 1}"
             )
 
     @property

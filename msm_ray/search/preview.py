@@ -30,9 +30,9 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
     """Counts by kind of stage, and what the trials share.
 
     Counted are the trials that do not hang on what others find, as if none of them was stopped at
-    a rung, and the confirmation: of the best trials where all have ended, else as if the first were
-    the best. A method that learns from its trials (``trials.unknown``) takes about as much again
-    for each that is not counted, where it shares nothing.
+    a rung, and the confirmation, as if the best so far, and then the first to come, were the best.
+    A method that learns from its trials (``trials.unknown``) takes about as much again for each
+    that is not counted, where it shares nothing.
 
     Returns:
         As :func:`msm_ray.preview.preview_graphs`; besides ``trials``: ``{count, ended, known,
@@ -84,7 +84,7 @@ def _confirmed(search: Search, plan: Plan, known: list[dict[str, Any]]) -> list[
     """The stages of each trial that is run again, on the fresh seeds."""
     if search.confirm is None:
         return []
-    best = [trial.settings for trial in ranked(search, plan.trials)] if not plan.left else known
+    best = [*(trial.settings for trial in ranked(search, plan.trials)), *known]
     return [list(search.again(settings).stages) for settings in best[: search.confirm.top]]
 
 

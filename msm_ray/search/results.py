@@ -53,7 +53,8 @@ def search_part(
     Args:
         trials: by number, as they ended.
         made: ids of the stages that this run made.
-        confirmed: of trials that were run again: ``{number, seeds, claimed, values}``.
+        confirmed: of trials that were run again: ``{number, seeds, claimed, values, missed}``,
+            the last the constraints that ``values`` do not hold.
     """
     best = ranked(search, trials)
     chosen = _confirmed_best(search, best, confirmed)
@@ -138,7 +139,7 @@ def _confirmed_best(
     again: dict[int, float] = {
         c["number"]: first.oriented(c["values"][first.name]["value"]) for c in confirmed
     }
-    met: set[int] = {c["number"] for c in confirmed if feasible(c["values"], search.constraints)}
+    met: set[int] = {c["number"] for c in confirmed if not c["missed"]}
     if met:
         return max(sorted(met), key=lambda n: again[n])
     return best[0].number
@@ -204,7 +205,7 @@ def recommended(search: Search, job: Any, part: Mapping[str, Any]) -> tuple[str,
     """
     again = next((c for c in part["confirmed"] if c["number"] == part["best"]), None)
     how = ", not confirmed on fresh seeds" if again is None else ""
-    if again and again.get("missed"):
+    if again and again["missed"]:
         how = f", which on fresh seeds missed {', '.join(again['missed'])}"
     title = f"{search.title.rstrip('?.!')}: the best trial of {search.name}{how}."
     return "recommended.py", job_source(replace(job, name=f"{search.name}_best"), title)
@@ -225,7 +226,7 @@ def search_lines(part: Mapping[str, Any]) -> list[str]:
 
 
 def again_words(one: Mapping[str, Any]) -> str:
-    """What a trial measured on fresh seeds, on a line."""
+    """What a trial measured on fresh seeds, on a line, and which constraints it misses there."""
     seeds = ", ".join(map(str, one["seeds"]))
     missed = f"; there it misses {', '.join(one['missed'])}" if one.get("missed") else ""
     return f"trial {one['number']} on seeds {seeds}: {value_words(one['values'])}{missed}"

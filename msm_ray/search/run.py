@@ -20,6 +20,7 @@ from msm_ray.provenance import run_facts
 from msm_ray.reports import write_report
 from msm_ray.run import launcher_for
 from msm_ray.search.job import Search
+from msm_ray.search.objectives import missed
 from msm_ray.search.results import (
     again_words,
     ranked,
@@ -226,8 +227,11 @@ class SearchRun:
                 flush=True,
             )
 
+        def lost(number: int) -> None:
+            self.observer.note(f"trial {number}: its process was lost; it is run again")
+
         with watched(self.store, self.stages, self.observer):
-            run_trials(plan, work, search.max_concurrent_trials, search.name, tell)
+            run_trials(plan, work, search.max_concurrent_trials, search.name, tell, lost)
 
     def _confirm(self, trial: Trial, launcher: Launcher | None, cpus: int | None) -> None:
         """Run a trial's last rung on fresh seeds, and take its measures again.
@@ -252,9 +256,10 @@ class SearchRun:
             self.problems.append(problem)
             return
         again = {"number": trial.number, "seeds": list(seeds), "claimed": trial.values}
-        values = {c.name: found.values[c.name]["value"] for c in search.constraints}
-        missed = [c.name for c in search.constraints if not c.holds(values[c.name])]
-        self.confirmed.append({**again, "values": found.values, "missed": missed})
+        values = found.values
+        self.confirmed.append(
+            {**again, "values": values, "missed": missed(values, search.constraints)}
+        )
 
     def _to_confirm(self, best: Sequence[Trial]) -> Sequence[Trial]:
         return best[: self.search.confirm.top] if self.search.confirm else ()

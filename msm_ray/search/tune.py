@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ def trial(config: dict[str, Any], work: Work) -> None:
     """
     from msm_ray import runtime
 
+    # That Tune waits for the thread of the trial before this one, where a machine stands still
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
     with contextlib.suppress(FileNotFoundError):  # a driver elsewhere: its job has no such paths
         os.chdir(work.folder)  # Tune has gone to a folder of its own
     launchers: list[runtime.RayLauncher] = []
@@ -100,13 +103,21 @@ class _Kept:
 class Asks(_Kept, Searcher):  # type: ignore[misc]
     """What Tune asks for the next trial, and tells that one has ended."""
 
-    def __init__(self, plan: Plan, on_end: Callable[[Trial], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        on_end: Callable[[Trial], None],
+        on_lost: Callable[[int], None],
+        restarts: int,
+    ) -> None:
+        """``on_lost`` is told the number of a trial that is run again; ``restarts``: of each."""
         super().__init__()
-        self._plan, self._on_end = plan, on_end
+        self._plan, self._on_end, self._on_lost = plan, on_end, on_lost
+        self._restarts = restarts
         self.failure: Exception | None = None
         self._out: dict[str, tuple[int, float]] = {}  # Tune's id -> number, monotonic seconds
         self._lost: Counter[int] = Counter()  # how often a trial's process was lost
-        self._left: set[int] = set()  # trials that could not be noted: they come again
+        self._unnoted: set[int] = set()  # trials that could not be noted: they come again
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Its settings; None: not now."""
@@ -132,7 +143,7 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
             return self._plan.goes_on(number, rung)
         except Exception as error:
             self.failure = self.failure or error
-            self._left.add(number)
+            self._unnoted.add(number)
             return False
 
     def on_trial_complete(
@@ -140,12 +151,13 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
     ) -> None:
         """``result``: the last one that it reported."""
         number, since = self._out.pop(trial_id)
-        if number in self._left:
+        if number in self._unnoted:
             return
         if error:
             self._lost[number] += 1
-            if self._lost[number] <= RESTARTS:
+            if self._lost[number] <= self._restarts:
                 self._plan.lost(number)
+                self._on_lost(number)
                 return
         seconds = round(time.monotonic() - since, 3)
         try:
@@ -159,7 +171,10 @@ class Asks(_Kept, Searcher):  # type: ignore[misc]
 
 
 class _NoneKept(dict[Any, set[Any]]):
-    """Of which trial a free process might take from a process that starts: none."""
+    """Tune's sets of pending trials that a free process may take over from one that still starts.
+
+    It looks through them by resources; here there are never any.
+    """
 
     def __missing__(self, key: Any) -> set[Any]:
         return set()
@@ -208,6 +223,21 @@ class Begins(tune.Callback):  # type: ignore[misc]
             tell_of_stopping()
 
 
+@contextlib.contextmanager
+def _told_already() -> Iterator[None]:
+    """Without Tune's list, at the end, of trials that were lost: they were told, and ran again."""
+    logger = logging.getLogger("ray.tune.tune")
+
+    def other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Trials did not complete")
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
+
+
 def check_driver() -> None:
     """UserError where Tune would run elsewhere: the plan and its journal are this process's."""
     if ray.util.client.ray.is_connected():
@@ -218,9 +248,16 @@ def check_driver() -> None:
 
 
 def run_trials(
-    plan: Plan, work: Work, most: int, name: str, on_end: Callable[[Trial], None]
+    plan: Plan,
+    work: Work,
+    most: int,
+    name: str,
+    on_end: Callable[[Trial], None],
+    on_lost: Callable[[int], None],
 ) -> None:
     """Run all trials of ``plan`` that are left, ``most`` at a time.
+
+    ``on_lost`` is told the number of a trial whose process was lost, and which is run again.
 
     Raises:
         UserError: the method cannot go on from what was found.
@@ -230,14 +267,16 @@ def run_trials(
         return
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    asks = Asks(plan, on_end)
+    # Idle processes that are lost together are found out one after the other, by a trial each.
+    restarts = RESTARTS + most
+    asks = Asks(plan, on_end, on_lost, restarts)
     scratch = Store(work.store).work_dir(f"search-{name}") / uuid.uuid4().hex
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, work=work), NO_CPU),
         tune_config=tune.TuneConfig(
             search_alg=asks,
             scheduler=Rungs(asks, most),
-            num_samples=plan.left * (1 + RESTARTS),  # at most
+            num_samples=plan.left * (1 + restarts),  # at most
             max_concurrent_trials=most,
             reuse_actors=True,
         ),
@@ -249,7 +288,7 @@ def run_trials(
         ),
     )
     try:
-        with sigint_kept():
+        with sigint_kept(), _told_already():
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -262,7 +301,7 @@ def run_trials(
 def _ended(plan: Plan, number: int, result: dict[str, Any], lost: bool, seconds: float) -> Trial:
     """Note how a trial ended, from the last thing that it reported."""
     if lost or "found" not in result:
-        error = result.get("error", "its process was lost again and again")
+        error = result.get("error", "its process was lost again and again; Ray's logs say why")
         spent = json.loads(result.get("spent", "{}"))
         tokens = sum(n for _, _, n in spent.get("path", ()))
         return plan.ended(number, FAILED, error=error, seconds=seconds, tokens=tokens, **spent)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.tune.execution import tune_controller
+from ray.tune.utils.object_cache import _ObjectCache
 
 from msm_ray.artifact import Store
 from msm_ray.errors import UserError
@@ -19,6 +22,7 @@ from msm_ray.search.job import Search
 from msm_ray.search.methods import Random
 from msm_ray.search.objectives import Constraint, Effect, Objective, Rate
 from msm_ray.search.plan import Plan
+from msm_ray.search.results import again_words, recommended
 from msm_ray.search.run import SearchRun
 from msm_ray.search.space import Real, Space
 from msm_ray.search.trial import Measurement, measure_rungs, realised, rungs_of
@@ -174,12 +178,75 @@ def measurement() -> str:
     return json.dumps(dataclasses.asdict(Measurement(gain, 1, 1, [], [], {}, 0.0)))
 
 
+def test_a_lost_trial_comes_again_so_often_and_then_has_failed(
+    search: Search, tmp_path: Path
+) -> None:
+    plan = SearchRun(search, str(tmp_path)).plan
+    ended: list[Trial] = []
+    lost: list[int] = []
+    asks = tune.Asks(plan, ended.append, lost.append, 2)
+    first, other = asks.suggest("a"), asks.suggest("b")
+    assert isinstance(first, dict)
+    assert isinstance(other, dict)
+    for id in ("a", "a1", "a2"):
+        assert ended == []
+        asks.on_trial_complete(id, error=True)
+        if id != "a2":
+            assert asks.suggest(f"a{len(lost)}") == first
+    assert lost == [0, 0]
+    assert [(t.number, t.state) for t in ended] == [(0, "failed")]
+    assert ended[0].error == "its process was lost again and again; Ray's logs say why"
+    asks.on_trial_complete("b", error=True)
+    assert asks.suggest("b1") == other  # of which the other's losses say nothing
+    assert plan.left == 2
+
+
+def test_nobody_is_told_that_it_is_over_while_a_trial_may_come_again(
+    search: Search, tmp_path: Path
+) -> None:
+    plan = SearchRun(search, str(tmp_path)).plan
+    asks = tune.Asks(plan, lambda trial: None, lambda number: None, 2)
+    for number in range(3):
+        assert isinstance(asks.suggest(str(number)), dict)
+    for number in range(2):
+        asks.on_trial_complete(str(number), {"found": measurement()})
+    assert asks.suggest("more") is None
+    asks.on_trial_complete("2", error=True)
+    assert isinstance(asks.suggest("again"), dict)
+    asks.on_trial_complete("again", {"found": measurement()})
+    assert asks.suggest("end") == "FINISHED"
+
+
+def test_the_pinned_tune_has_what_keeps_its_processes() -> None:
+    """Were one of them renamed, setting it would do nothing, and nobody would say so."""
+    source = inspect.getsource(tune_controller.TuneController)
+    assert "self._actor_cache = _ObjectCache(" in source
+    assert "for resource in self._resources_to_pending_trials" in source
+    assert hasattr(_ObjectCache, "increase_max")
+
+
+def test_what_was_run_again_and_misses_a_constraint_is_said(search: Search) -> None:
+    gain = {"gain": {"value": 0.5, "ci95": None}}
+    one = {"number": 4, "seeds": [5, 6], "values": gain, "claimed": gain, "missed": []}
+    assert again_words(one) == "trial 4 on seeds 5, 6: gain 0.500"
+    missing = {**one, "missed": ["price"]}
+    assert again_words(missing).endswith("gain 0.500; there it misses price")
+    for again, how in (
+        ([], "of instant_search, not confirmed on fresh seeds."),
+        ([one], "the best trial of instant_search."),
+        ([missing], "of instant_search, which on fresh seeds missed price."),
+    ):
+        _, source = recommended(search, search.job, {"best": 4, "confirmed": again})
+        assert how in source.split('"""')[1].replace("\n", " ")
+
+
 def test_a_store_that_fails_ends_the_search_with_its_words(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = SearchRun(search, str(tmp_path)).plan
     ended: list[Trial] = []
-    asks = tune.Asks(plan, ended.append)
+    lost: list[int] = []
+    asks = tune.Asks(plan, ended.append, lost.append, 1)
     rungs = tune.Rungs(asks, 2)
     assert isinstance(asks.suggest("a"), dict)
     assert isinstance(asks.suggest("b"), dict)
