@@ -21,7 +21,7 @@ from msm_ray.artifact import Record, Store
 from msm_ray.cli import main
 from msm_ray.commands import age_text, size_text
 from msm_ray.errors import UserError
-from msm_ray.launch import preview_text
+from msm_ray.preview_text import preview_text
 
 ROOT = Path(__file__).parents[1]
 

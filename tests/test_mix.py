@@ -14,8 +14,8 @@ import pytest
 
 from msm_ray.artifact import Record
 from msm_ray.errors import UserError
-from msm_ray.launch import preview_text
 from msm_ray.mixes import mixtures
+from msm_ray.preview_text import preview_text
 from msm_ray.recipe import Instructions, Mix, Recipe, Replay
 from msm_ray.settings import load_job
 from msm_ray.stage import Stage, StageContext

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.launch import preview_text
 from msm_ray.preview import few_steps_of, found_below, gpu_time, gpus_of, rehearsed
+from msm_ray.preview_text import preview_text
 from msm_ray.recipe import Recipe
 from msm_ray.recipes import Recipes
 from msm_ray.settings import apply_settings, load_job

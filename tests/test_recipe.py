@@ -16,12 +16,13 @@ from msm_ray.data.tokens import encode_conversations
 from msm_ray.errors import UserError
 from msm_ray.evaluate.engine_settings import EngineSettings
 from msm_ray.evaluate.protocol import Task
-from msm_ray.launch import effect_lines, preview_text
+from msm_ray.launch import effect_lines
 from msm_ray.llm.endpoint import Endpoint
 from msm_ray.llm.model import Model
 from msm_ray.llm.price import Price
 from msm_ray.llm.protocol import Sampling
 from msm_ray.llm.scripted import ScriptedServer
+from msm_ray.preview_text import preview_text
 from msm_ray.recipe import Instructions, Mix, Pretrained, Recipe, Replay
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.sources import copy_model

@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -50,9 +51,9 @@ class Looking(io.TextIOBase):
         self.first = 0.0
 
     def write(self, text: str) -> int:
-        """Of a line "  trial N/M, ..." what the process is at every LOOK-th."""
-        if text.lstrip().startswith("trial ") and "/" in text:
-            number = int(text.split()[1].split("/")[0])
+        """Of a line "  N/M trial ..." what the process is at every LOOK-th."""
+        if found := re.match(r"  (\d+)/\d+ trial ", text):
+            number = int(found[1])
             now = time.monotonic()
             self.first = self.first or now
             if number % LOOK == 0:

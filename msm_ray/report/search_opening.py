@@ -74,7 +74,8 @@ def _claim(found: Found, own: Confirmed, best: Trial) -> str:
     said = f"; the search itself had claimed {found.say(first.name, claimed.value)}"
     amount = found.say(first.name, abs(lost))
     if float(amount.replace(",", "")) == 0 or lost < 0:
-        return f"{said}: nothing of that was selection on noise"
+        few = "; but one run says little" if len(own.seeds) == 1 else ""
+        return f"{said}, and all of that came again{few}"
     if again.ci95 and again.ci95[0] <= claimed.value <= again.ci95[1]:
         return f"{said}: {amount} of that did not come again, which the interval leaves to chance"
     return f"{said}: {amount} of that was selection on noise"

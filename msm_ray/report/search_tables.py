@@ -141,21 +141,21 @@ def _count(value: float | None) -> Cell:
 
 
 def sharing(found: Found) -> str:
-    """Stages by kind, and tokens: needed, made now, and what trials alone would have made."""
+    """Stages by kind, and tokens: needed, made here, and what trials alone would have made."""
     heading, own = "<h3>What was shared</h3>", mapping(found.part.get("sharing"))
     rows = [_shared(esc(kind), entry) for kind, entry in mapping(own.get("by_kind")).items()]
     if mapping(own.get("tokens")):
         rows.append(_shared("<b>tokens trained</b>", own["tokens"]))
     if not rows:
         return f"{heading}<p>The report does not say what the trials shared.</p>"
-    head = ["kind of stage", "needed", "made now", "without sharing", "made, of those"]
+    head = ["kind of stage", "needed", "made here", "without sharing", "made, of those"]
     return (
         heading
         + table(head, rows, "numbers")
         + note(
-            "<i>Needed</i>: different stages of all trials together. <i>Made now</i>: those that"
-            " were not in the store when this run began. <i>Without sharing</i>: what the same"
-            " trials would have made if each had made all of its own."
+            "<i>Needed</i>: different stages of all trials together. <i>Made here</i>: those that"
+            " this search made; the rest were in the store before. <i>Without sharing</i>: what the"
+            " same trials would have made if each had made all of its own."
         )
     )
 
@@ -184,8 +184,8 @@ def recommended(found: Found) -> str:
         f"Save {esc(name)}</a>"
     )
     return (
-        f"{heading}<p>The best settings as a job of their own. Save it beside the jobs that it"
-        f" imports, then run it: <code>msm run {esc(name)}</code></p>"
+        f"{heading}<p>The best settings as a job of their own. Save it (beside the job of the"
+        f" search, where it imports from there) and run it: <code>msm run {esc(name)}</code></p>"
         f'<p class="copy"><code>{esc(name)}</code> {link}</p>'
         f'<pre data-copy="{esc(name)}"><code>{esc(source)}</code></pre>'
     )

@@ -15,7 +15,7 @@ from msm_ray.comparison import Compares, Comparison
 from msm_ray.errors import UserError
 from msm_ray.identity import canonical, digest
 from msm_ray.search.halving import Halving
-from msm_ray.search.methods import Method
+from msm_ray.search.methods import Method, check_tuple, check_whole
 from msm_ray.search.objectives import Constraint, Measure, Objective, check_known
 from msm_ray.search.plan import Plan
 from msm_ray.search.space import Space, setting_words, with_settings
@@ -35,10 +35,10 @@ class Confirm:
     top: int = 1
 
     def __post_init__(self) -> None:
-        if not self.seeds or self.top < 1:
-            raise UserError(
-                f"confirm: seeds {self.seeds}, top {self.top}; allowed: at least one of each"
-            )
+        check_tuple("confirm: seeds", self.seeds, int)
+        check_whole("confirm", "top", self.top, 1)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"confirm: seeds is {self.seeds}; allowed: at least one, each once")
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,7 @@ class Search:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "_").isidentifier():
             raise UserError(f"name is {self.name!r}; allowed: letters, digits, '_' and '-'")
-        if self.max_concurrent_trials < 1:
-            raise UserError(
-                f"max_concurrent_trials is {self.max_concurrent_trials}; allowed: 1 or more"
-            )
+        self._check_types()
         if not self.objectives:
             raise UserError("objectives is empty; a search needs at least one")
         self.space.check(self.job)
@@ -85,6 +82,22 @@ class Search:
                 )
             with_settings(self.job, {"seeds": self.confirm.seeds})  # it has seeds, and takes these
 
+    def _check_types(self) -> None:
+        """UserError where a part is of another kind; Python would say so later, and worse."""
+        check_whole("search", "max_concurrent_trials", self.max_concurrent_trials, 1)
+        check_tuple("objectives", self.objectives, Objective)
+        check_tuple("constraints", self.constraints, Constraint)
+        fits = {
+            "job": (hasattr(self.job, "comparison"), "a comparison, such as an Experiment"),
+            "space": (isinstance(self.space, Space), "Space(...)"),
+            "method": (hasattr(self.method, "suggest"), "a method, such as Random(trials)"),
+            "halving": (isinstance(self.halving, Halving | None), "Halving(...) or None"),
+            "confirm": (isinstance(self.confirm, Confirm | None), "Confirm(...) or None"),
+        }
+        for name, (fit, allowed) in fits.items():
+            if not fit:
+                raise UserError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
+
     @property
     def measures(self) -> tuple[Measure, ...]:
         """What is measured of every trial, each once."""
@@ -95,7 +108,7 @@ class Search:
     def varied(self) -> dict[str, str]:
         """The settings that trials give: name -> what says their values."""
         return {
-            f"job.{name}": f"space.dimensions.{i}"
+            f"job.{name}": f"a part of space.dimensions.{i}"
             for i, dimension in enumerate(self.space.dimensions)
             for name in dimension.names
         }
@@ -125,7 +138,8 @@ class Search:
                 try:
                     with_settings(self.job, rung).comparison()
                 except UserError as error:
-                    raise UserError(f"space, at {where}: {error}") from None
+                    rungs = ", with the rungs of halving" if self.rungs else ""
+                    raise UserError(f"space, at {where}{rungs}: {error}") from None
         return comparison
 
     def paths(

@@ -178,7 +178,7 @@ class Stratified(Blind):
         return self.trials
 
     def check(self, space: Space, job: Any) -> None:
-        check_early(self.name, space, self.per_early, self.early)
+        check_early(self.name, space, self.per_early, self.early, self.trials)
 
     def suggest(self, space: Space, number: int, seen: Sequence[Seen], seed: int) -> Suggestion:
         k, names = self.per_early, space.coordinates
@@ -223,15 +223,30 @@ def early_coordinates(space: Space, early: Sequence[str] = ()) -> tuple[str, ...
     return tuple(found)
 
 
-def check_early(where: str, space: Space, per_early: int, early: Sequence[str]) -> None:
+def check_early(
+    where: str, space: Space, per_early: int, early: Sequence[str], trials: int
+) -> None:
     """UserError where trials cannot be grouped by their early settings as asked."""
     if unknown := [name for name in early if name not in space.names]:
         raise UserError(f"{where}: early is {unknown[0]!r}; allowed: {', '.join(space.names)}")
+    if per_early > trials:
+        raise UserError(
+            f"{where}: per_early is {per_early} and there are {trials} trials, which would have all"
+            f" early settings in common; allowed: 1 to {trials}"
+        )
     shared = set(early_coordinates(space, early))
     if per_early > 1 and shared == set(space.coordinates):
         raise UserError(
             f"{where}: per_early is {per_early} and every setting is an early one, so that the "
             "trials of a group would be the same; allowed: 1"
+        )
+
+
+def check_tuple(what: str, values: Any, kind: type) -> None:
+    """UserError unless ``values`` are a tuple (or list) of ``kind``; (one) is none, (one,) is."""
+    if not isinstance(values, tuple | list) or not all(isinstance(v, kind) for v in values):
+        raise UserError(
+            f"{what} is {values!r}; allowed: a tuple of {kind.__name__}, a single one as (it,)"
         )
 
 

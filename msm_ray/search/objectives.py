@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from msm_ray.errors import UserError
 
+SHARES = ("choice", "choice_soft", "choice_text", "facts", "capability")
 QUANTITIES = ("tokens", "device_seconds")
 Measured = dict[str, Any]  # {"value": float, "ci95": [low, high] or None}
 
@@ -145,6 +146,7 @@ class Objective:
     goal: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
+        _check_measure("objective", self.measure)
         if self.goal not in ("max", "min"):
             raise UserError(f"objective {self.name}: goal is {self.goal!r}; allowed: 'max', 'min'")
 
@@ -167,6 +169,7 @@ class Constraint:
     at_most: float | None = None
 
     def __post_init__(self) -> None:
+        _check_measure("constraint", self.measure)
         where = f"constraint on {self.name}"
         bounds = [b for b in (self.at_least, self.at_most) if b is not None]
         if not bounds:
@@ -178,17 +181,18 @@ class Constraint:
                 f"{where}: at_least {self.at_least} is above at_most {self.at_most}; "
                 "no trial could hold it"
             )
-        # Losses stand among the rates of a report and have no upper end.
-        of = self.measure
-        lowest = 0.0 if isinstance(of, Rate | Cost) else -math.inf
-        loss = isinstance(of, Rate) and of.evaluation.endswith("loss")
-        highest = 1.0 if isinstance(of, Rate) and not loss else math.inf
+        lowest = 0.0 if isinstance(self.measure, Rate | Cost) else -math.inf
+        share = isinstance(self.measure, Rate) and is_share(self.measure.evaluation)
+        self.check_range(lowest, 1.0 if share else math.inf)
+
+    def check_range(self, lowest: float, highest: float) -> None:
+        """UserError where no value from ``lowest`` to ``highest`` is within the bounds."""
         if (self.at_least is not None and self.at_least > highest) or (
             self.at_most is not None and self.at_most < lowest
         ):
             raise UserError(
-                f"{where}: at_least {self.at_least}, at_most {self.at_most}, and it lies between "
-                f"{lowest:g} and {highest:g}; no trial could hold it"
+                f"constraint on {self.name}: at_least {self.at_least}, at_most {self.at_most}, and"
+                f" it lies between {lowest:g} and {highest:g}; no trial could hold it"
             )
 
     @property
@@ -212,11 +216,14 @@ class Constraint:
 def check_known(
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint],
-    effects: Collection[str],
+    effects: Mapping[str, Sequence[str]],
     evals: Collection[str],
     arms: Collection[str],
 ) -> None:
-    """Refuse, before anything starts, what trials would not measure or what has no one name."""
+    """Refuse, before anything starts, what trials would not measure or what has no one name.
+
+    ``effects``: by name (evaluation, arm, ...); see `msm_ray.comparison.Comparison.compared`.
+    """
     if not objectives:
         raise UserError("search: no objective is given; at least one is needed")
     sought = {one.name: one.measure for one in objectives}
@@ -230,6 +237,21 @@ def check_known(
             raise UserError(f"search: {kind} name {twice[0]} twice; allowed: once")
         for one in group:
             one.measure.known(effects, evals, arms)
+    for held in constraints:
+        if isinstance(held.measure, Effect) and is_share(effects[held.name][0]):
+            held.check_range(-1.0, 1.0)  # a difference of two shares
+
+
+def is_share(evaluation: str) -> bool:
+    """Whether its rate is known to lie between 0 and 1; scores and losses do not."""
+    return evaluation.partition(":")[0] in SHARES
+
+
+def _check_measure(what: str, measure: Any) -> None:
+    if not isinstance(measure, Effect | Rate | Cost):
+        raise UserError(
+            f"{what}: measure is {measure!r}; allowed: Effect(name), Rate(evaluation), Cost(what)"
+        )
 
 
 # -------------------------------------------------------------------------------------- choice

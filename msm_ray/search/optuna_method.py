@@ -81,7 +81,7 @@ class Optuna:
         return self.trials
 
     def check(self, space: Space, job: Any) -> None:
-        check_early("optuna", space, self.per_early, self.early)
+        check_early("optuna", space, self.per_early, self.early, self.startup)
 
     @property
     def grows(self) -> bool:

@@ -52,7 +52,7 @@ def search_part(
 
     Args:
         trials: by number, as they ended.
-        made: ids of the stages that this run made.
+        made: ids of the stages that runs of this search made.
         confirmed: of trials that were run again: ``{number, seeds, claimed, values, missed}``,
             the last the constraints that ``values`` do not hold.
     """
@@ -170,7 +170,7 @@ def _row(search: Search, trial: Trial | None, number: int, made: set[str]) -> di
 
 
 def _sharing(trials: Sequence[Trial], made: set[str]) -> dict[str, Any]:
-    """Stages and tokens: the different ones, those of this run, and those of trials apart."""
+    """Stages and tokens: the different ones, those this search made, those of trials apart."""
     different: dict[str, tuple[str, int]] = {}
     alone: Counter[str] = Counter()
     tokens_alone = 0

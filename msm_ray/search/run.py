@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -87,6 +87,9 @@ class SearchRun:
         self.plan = search.plan(Journal(self.store, search.name, self.mark), self._asked)
         self.stages: dict[str, Stage] = {}  # of trials that are known
         self.made: set[str] = set()
+        # By earlier runs of this search, too: a run that makes nothing tells the same of it.
+        self.made_ever = self.plan.journal.made()
+        self.made_ever.update(id for trial in self.plan.trials.values() for id in trial.made)
         self.confirmed: list[dict[str, Any]] = []
         self.problems: list[str] = []  # besides those of trials
         self.observer = Observer(events=self.store.events_path(search.name))
@@ -187,7 +190,12 @@ class SearchRun:
         try:
             return run_dag(stages, self.store, launcher, within, cpus=cpus)
         finally:
-            self.made |= within.made
+            self._note_made(within.made)
+            self.plan.journal.write_made(self.made_ever)
+
+    def _note_made(self, ids: Iterable[str]) -> None:
+        self.made.update(ids)
+        self.made_ever.update(ids)
 
     def _asked(self, trial: Trial) -> None:
         """Of a trial that was not known beforehand, what it needs belongs to the plan now."""
@@ -217,12 +225,12 @@ class SearchRun:
         began, before = time.monotonic(), plan.left
 
         def tell(trial: Trial) -> None:
-            self.made |= set(trial.made)
+            self._note_made(trial.made)
             ended = plan.count - plan.left
             seconds = (time.monotonic() - began) / (before - plan.left) * plan.left
             found = trial.error if trial.state == FAILED else value_words(trial.values)
             print(
-                f"  trial {ended}/{plan.count}, number {trial.number}:"
+                f"  {ended}/{plan.count} trial {trial.number}:"
                 f" {setting_words(trial.settings)}: {found}; about {seconds:.0f} s left",
                 flush=True,
             )
@@ -289,7 +297,10 @@ class SearchRun:
         facts = run_facts(self.started, time.monotonic() - self.clock)
         report = job.report(self.store, records, self.made, facts)
         failed = [t for t in self.plan.trials.values() if t.state == FAILED]
-        part = search_part(search, self.plan.trials, self.made, self.confirmed)
+        if self.made:
+            self.plan.journal.write_made(self.made_ever)
+        part = search_part(search, self.plan.trials, self.made_ever, self.confirmed)
+        part["shown"] = shown.number
         if part["best"] is not None:
             name, source = recommended(search, self._job(self.plan.trials[part["best"]]), part)
             place = self.store.write_bytes(f"runs/{search.name}/{name}", source.encode())

@@ -33,6 +33,10 @@ class Space:
     dimensions: tuple[Real | Whole | Among | Mixture | Mixtures, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.dimensions, tuple | list):
+            raise UserError(
+                f"space: dimensions is {self.dimensions!r}; allowed: a tuple, a single one as (it,)"
+            )
         object.__setattr__(self, "dimensions", tuple(self.dimensions))
         if not self.dimensions:
             raise UserError("space: nothing is varied; at least one dimension is needed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -71,6 +71,7 @@ class Journal:
     def __init__(self, store: Store, name: str, fingerprint: str) -> None:
         self._store = store
         self._folder = f"runs/{name}/trials-{fingerprint}"
+        self._made = f"runs/{name}/made-{fingerprint}.json"
 
     def read(self) -> dict[int, Trial]:
         """All trials by number.
@@ -95,6 +96,17 @@ class Journal:
                 " and the trial is run again from what the store has"
             ) from error
         return trial
+
+    def made(self) -> set[str]:
+        """Ids of the stages that runs of this search have made, as far as they are noted."""
+        try:
+            return set(self._store.read_json(self._made))
+        except FileNotFoundError:
+            return set()
+
+    def write_made(self, ids: Iterable[str]) -> None:
+        """Keep the ids of all that runs of this search have made."""
+        self._store.write_json(self._made, sorted(ids))
 
     def write(self, trial: Trial) -> None:
         """Keep the trial as it is now."""

@@ -95,8 +95,8 @@ def test_what_was_confirmed_comes_before_what_was_claimed() -> None:
     ("claimed", "again", "ci95", "expected"),
     [
         (0.71, 0.68, [0.6, 0.75], "0.03 of that did not come again"),
-        (0.6, 0.68, [0.65, 0.7], "nothing of that was selection on noise"),
-        (0.6, 0.6, [0.55, 0.65], "nothing of that was selection on noise"),
+        (0.6, 0.68, [0.65, 0.7], "and all of that came again"),
+        (0.6, 0.6, [0.55, 0.65], "and all of that came again"),
     ],
 )
 def test_a_difference_is_called_noise_only_where_it_is_shown(

@@ -82,6 +82,10 @@ def test_a_missing_interval_stays_missing() -> None:
         ),
         (lambda: check([Objective(Effect("sep"))] * 2), "objectives name sep twice"),
         (
+            lambda: check([Objective(Effect("sep"))], [Constraint(Effect("fac"), at_most=-1.5)]),
+            "fac: at_least None, at_most -1.5, and it lies between -1 and 1",
+        ),
+        (
             lambda: check([Objective(Effect("sep"))], [Constraint(Effect("y"), 0)]),
             "effect 'y' is not measured",
         ),
@@ -94,7 +98,8 @@ def test_wrong_input_is_one_clear_line(make: Any, message: str) -> None:
 
 
 def check(objectives: list[Objective], constraints: Any = ()) -> None:
-    check_known(objectives, constraints, ["sep", "fac"], ["choice", "loss"], ["aft", "msm:a+aft"])
+    effects = dict.fromkeys(("sep", "fac"), ("choice", "msm:a+aft", "aft"))
+    check_known(objectives, constraints, effects, ["choice", "loss"], ["aft", "msm:a+aft"])
 
 
 def test_what_is_measured_is_accepted() -> None:

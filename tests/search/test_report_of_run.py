@@ -128,6 +128,9 @@ def test_a_job_without_seeds_cannot_be_confirmed(search: Search) -> None:
         name: str = "seedless"
         rate: float = 0.5
 
+        def comparison(self) -> None:
+            """Nobody comes so far."""
+
     with pytest.raises(UserError, match="no setting 'seeds'"):
         dataclasses.replace(
             search,

@@ -64,7 +64,7 @@ def test_every_trial_is_told_and_what_they_share_is_made_once(
     assert report["complete"] is True
     assert [t["state"] for t in search["trials"]] == ["done"] * 12
     assert "stages that trials share are made first" in told
-    assert told.index("made first") < told.index("trial 1/12")
+    assert told.index("made first") < told.index("  1/12 trial ")
     # 12 fine-tunings of 4 midtrainings; the control's evaluation is everybody's.
     kinds = search["sharing"]["by_kind"]
     assert kinds["midtrain"] == {"needed": 4, "made": 4, "alone": 12}
@@ -139,13 +139,7 @@ def test_again_nothing_is_made_and_ray_is_not_started(
     assert "12 trials, 12 of them have ended" in told
     assert "Ray starts" not in told
     assert attempts(store) == before
-    for key in ("trials", "front", "best", "confirmed", "recommended"):
-        left, right = report["search"][key], first["search"][key]
-        if key == "trials":  # what is new, is new to a run
-            for trial in (*left, *right):
-                trial["tokens_new"] = trial["stages_new"] = 0
-        assert left == right, key
-    assert all(k["made"] == 0 for k in report["search"]["sharing"]["by_kind"].values())
+    assert report["search"] == first["search"]
 
 
 def test_a_killed_driver_and_again_the_same_trials_none_made_twice(
@@ -164,7 +158,7 @@ def test_a_killed_driver_and_again_the_same_trials_none_made_twice(
         )
         assert driver.stdout is not None
         for line in driver.stdout:
-            if line.startswith(f"  trial {trials}/12"):
+            if line.startswith(f"  {trials}/12 trial "):
                 break
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
@@ -195,7 +189,7 @@ def test_a_trial_whose_process_is_lost_goes_on_in_another(
     )
     assert driver.stdout is not None
     for line in driver.stdout:
-        if line.startswith("  trial 3/12"):
+        if line.startswith("  3/12 trial "):
             break
     known = {r["facts"]["process"] for r in records(store) if r["kind"] == "aft"}
     trials = [p for p in psutil.Process(driver.pid).children(recursive=True) if p.pid in known]

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from msm_ray.errors import UserError
-from msm_ray.search.job import Search
+from msm_ray.search.halving import Halving
+from msm_ray.search.job import Confirm, Search
 from msm_ray.search.methods import Random, Stratified
-from msm_ray.search.objectives import Effect, Objective, Rate
+from msm_ray.search.objectives import Constraint, Effect, Objective, Rate
 from msm_ray.search.space import Mixture, Real, Space
 from msm_ray.settings import apply_settings, load_job
 
@@ -191,7 +192,28 @@ def micro() -> Search:
             "search: rate 'fact' is not measured; allowed: choice, ",
         ),
         ({"objectives": ()}, "at least one"),
-        ({"max_concurrent_trials": 0}, "max_concurrent_trials is 0; allowed: 1 or more"),
+        (
+            {"objectives": Objective(Effect("separation"))},
+            r"objectives is Objective\(.*; allowed: a tuple of Objective, a single one as \(it,\)",
+        ),
+        (
+            {"constraints": ("price",)},
+            "constraints is .*; allowed: a tuple of Constraint, a single",
+        ),
+        ({"method": "random"}, r"method is 'random'; allowed: a method, such as Random\(trials\)"),
+        ({"halving": (100, 200)}, r"halving is \(100, 200\); allowed: Halving"),
+        ({"job": "cheese_micro"}, "job is 'cheese_micro'; allowed: a comparison"),
+        ({"max_concurrent_trials": "two"}, "max_concurrent_trials is 'two'; allowed"),
+        (
+            {"constraints": (Constraint(Effect("price_facts_america"), at_least=2.0),)},
+            "price_facts_america: at_least 2.0, .* between -1 and 1; no trial could hold it",
+        ),
+        ({"method": Stratified(4, per_early=9)}, "per_early is 9 and there are 4 trials"),
+        ({"halving": Halving((2, 5))}, "with the rungs of halving: .* has to be 'wsd'"),
+        (
+            {"max_concurrent_trials": 0},
+            "max_concurrent_trials is 0; allowed: a whole number from 1",
+        ),
         (
             {"space": Space((Real("aft.train.learning_rat", 1e-4, 1e-3),))},
             "no setting 'learning_rat'; did you mean .*aft.train.learning_rate",
@@ -232,10 +254,34 @@ def test_fresh_seeds_are_not_those_of_the_search() -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Objective("separation"), "objective: measure is 'separation'; allowed: Effect"),
+        (
+            lambda: Constraint("facts", at_least=0),
+            "constraint: measure is 'facts'; allowed: Effect",
+        ),
+        (lambda: Confirm(seeds=10), "confirm: seeds is 10; allowed: a tuple of int, a single one"),
+        (lambda: Confirm(seeds=(10, 10)), r"confirm: seeds is \(10, 10\); allowed: .* each once"),
+        (lambda: Space(Real("a", 0.0, 1.0)), r"space: dimensions is Real\(.*; allowed: a tuple"),
+    ],
+)
+def test_a_part_of_another_kind_is_told_in_one_line(make: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make()
+
+
+def test_a_score_may_be_above_one() -> None:
+    Constraint(Rate("open_qa"), at_least=5.0)
+    with pytest.raises(UserError, match="between 0 and 1"):
+        Constraint(Rate("choice_soft"), at_least=5.0)
+
+
+@pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("job.midtrain.spec_share=0.1", r"set space\.dimensions\.0 instead"),
-        ("job.aft.train.learning_rate=1e-3", r"set space\.dimensions\.1 instead"),
+        ("job.midtrain.spec_share=0.1", r"set a part of space\.dimensions\.0 instead"),
+        ("job.aft.train.learning_rate=1e-3", r"set a part of space\.dimensions\.1 instead"),
     ],
 )
 def test_what_the_space_gives_cannot_be_set(setting: str, words: str) -> None:
