@@ -78,7 +78,7 @@ def search_part(
         ],
         "space": search.space.described(),
         "trials": [
-            _row(search, trials.get(n), n, made) for n in range(search.method.count(search.space))
+            _row(search, trials.get(n), n) for n in range(search.method.count(search.space))
         ],
         "front": [able[i].number for i in on_front],
         "best": chosen,
@@ -145,11 +145,11 @@ def _confirmed_best(
     return best[0].number
 
 
-def _row(search: Search, trial: Trial | None, number: int, made: set[str]) -> dict[str, Any]:
+def _row(search: Search, trial: Trial | None, number: int) -> dict[str, Any]:
     if trial is None:
         return {"number": number, "state": "missing", "settings": {}, "values": {}, "rungs": []}
     ended = trial.state != FAILED and bool(trial.values)
-    new = made.intersection(trial.made)
+    new = set(trial.made)
     return {
         "number": number,
         "phase": trial.phase,
