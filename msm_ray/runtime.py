@@ -80,8 +80,8 @@ def cluster(address: str | None = None) -> Iterator[int]:
             # of a stage (engine, readers, a trial's driver) hold fractions of one.
             cores = max(os.cpu_count() or 1, 4)
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(cores))
-            # Ray ends idle processes above one for each core, actors counted. Engines, their pool and
-            # trials alone are as many, and then each stage would begin by importing torch (3 s).
+            # Ray ends idle processes above one for each core, actors counted. Engines, their pool
+            # and trials alone are as many, and then each stage would begin by importing torch.
             os.environ.setdefault("RAY_num_workers_soft_limit", str(3 * cores))
             _start_here(options)
     except (ConnectionError, ray.exceptions.RaySystemError, ValueError) as error:
