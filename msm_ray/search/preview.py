@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def preview(search: Search, store_url: str) -> dict[str, Any]:
         "name": search.name,
         "stages": rows,
         "totals": totals,
-        "gpus": gpu_time(todo),
+        "gpus": _gpus(todo, paths, search.max_concurrent_trials),
         "disk": disk_space(todo),
         "warnings": [*few_steps(todo), *rehearsed(search.job, todo)],
         "sharing": {
@@ -86,6 +87,20 @@ def _confirmed(search: Search, plan: Plan, known: list[dict[str, Any]]) -> list[
         return []
     best = [*(trial.settings for trial in ranked(search, plan.trials)), *known]
     return [list(search.again(settings).stages) for settings in best[: search.confirm.top]]
+
+
+def _gpus(todo: list[Stage], paths: list[list[Stage]], most: int) -> dict[str, Any]:
+    """As `gpu_time`; of stages that one trial alone needs, those of ``most`` trials run at once."""
+    found = gpu_time(todo)
+    if found:
+        needed = Counter(stage.id for path in paths for stage in path)
+        shared = [stage for stage in todo if needed[stage.id] > 1]
+        ids = {stage.id for stage in todo}
+        single = [[s for s in path if s.id in ids and needed[s.id] == 1] for path in paths]
+        own = max((gpu_time(path).get("at_once", 0) for path in single), default=0)
+        at_once = min(found["at_once"], most * own)
+        found["at_once"] = max(gpu_time(shared).get("at_once", 0), at_once)
+    return found
 
 
 def _tokens(stages: list[Stage]) -> int:

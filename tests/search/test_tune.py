@@ -16,7 +16,7 @@ from msm_ray.errors import UserError
 from msm_ray.search.halving import Halving
 from msm_ray.search.job import Confirm, Search
 from msm_ray.search.methods import Random, Stratified
-from msm_ray.search.objectives import Constraint, Effect, Objective, Rate
+from msm_ray.search.objectives import Constraint, Cost, Effect, Objective, Rate
 from msm_ray.search.space import Mixture, Real, Space
 from msm_ray.settings import apply_settings, load_job
 
@@ -313,6 +313,23 @@ def test_identity_is_what_is_tried_and_not_how_often_unless_that_decides_what() 
     assert small.fingerprint() != search.fingerprint()  # a grid has no number of trials
     other = dataclasses.replace(search, max_concurrent_trials=7, confirm=None, title="x")
     assert other.fingerprint() == search.fingerprint()
+
+
+def test_a_preview_counts_the_gpus_of_as_many_trials_as_run_at_once(tmp_path: Path) -> None:
+    def at_once(trials: int) -> float:
+        search = Search(
+            name="rates",
+            title="Which rate?",
+            job=load_job(ROOT / "jobs" / "cheese_llama8b.py"),  # type: ignore[arg-type]
+            space=Space((Real("aft.train.learning_rate", 1e-5, 1e-4, log=True),)),
+            method=Random(6),
+            objectives=(Objective(Cost("tokens"), goal="min"),),
+            max_concurrent_trials=trials,
+        )
+        return float(search.preview(str(tmp_path))["gpus"]["at_once"])
+
+    shared = at_once(1)  # midtrainings and what they are asked, once for all
+    assert shared < at_once(3) < at_once(6)
 
 
 def test_a_preview_counts_what_trials_share(tmp_path: Path) -> None:
