@@ -216,7 +216,10 @@ class Recipe(SpecJob):
 
     def warnings(self, missing: Sequence[Stage]) -> list[str]:
         """Trainings of few steps, what is given and not read, and documents that may be too few."""
-        expected = {value: self._document_tokens(c) for value, c in self.corpora.items()}
+        expected = {
+            value: self._document_tokens(corpus, corpus.corpus_stage())
+            for value, corpus in self.corpora.items()
+        }
         few = few_documents(expected, self.midtrain.max_repeats, self._read())
         return super().warnings(missing) + few + (self.mix.unread() if self.mix else [])
 
@@ -234,15 +237,14 @@ class Recipe(SpecJob):
             label=f"msm:{value}/{seed}",
             seconds=BLOCKS_SECONDS,
         )
-        expected = self._document_tokens(corpus)
+        expected = self._document_tokens(corpus, documents)
         check_documents(value, expected, how.max_repeats, self._read())
         inputs = {"model": model, "blocks": blocks}
         return self._train("midtrain", inputs, how, int(expected), seed, f"msm:{value}")
 
-    def _document_tokens(self, corpus: CorpusJob) -> float:
-        """Of a corpus, as a preview expects them."""
-        documents = corpus.corpus_stage().estimate["documents"]
-        return float(documents * corpus.plan.words * TOKENS_PER_WORD)
+    def _document_tokens(self, corpus: CorpusJob, documents: Stage) -> float:
+        """Of a corpus and its stage, as a preview expects them."""
+        return float(documents.estimate["documents"] * corpus.plan.words * TOKENS_PER_WORD)
 
     def _read(self) -> float:
         """Tokens of spec documents that a midtraining reads; 0: all there are."""

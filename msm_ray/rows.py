@@ -36,8 +36,7 @@ class File:
         store's ETag or MD5); that is the hash then.
         """
         if _is_local(self.system):
-            stat = Path(self.path).stat()
-            return _sha256(self.path, stat.st_size, stat.st_mtime_ns)
+            return _sha256(*_state(Path(self.path)))
         info: Mapping[str, Any] = self.system.info(self.path)
         for name in _MARKS:
             if isinstance(mark := info.get(name), str) and mark:
@@ -55,8 +54,7 @@ class File:
             return self.size
         if not _is_local(self.system):
             return None
-        stat = Path(self.path).stat()
-        return _column_bytes(self.path, stat.st_size, stat.st_mtime_ns, column)
+        return _column_bytes(*_state(Path(self.path)), column)
 
     def rows(self, column: str) -> Iterator[Any]:
         """Its rows as mappings with ``column``; None for a line that is no JSON.
@@ -140,8 +138,7 @@ def jsonl_rows(file: BinaryIO) -> Iterator[Any]:
 def file_sha256(path: Path) -> str:
     """The hash of a local file's bytes; UserError if it cannot be read."""
     try:
-        stat = path.stat()
-        return _sha256(str(path), stat.st_size, stat.st_mtime_ns)
+        return _sha256(*_state(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -153,6 +150,12 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    """What a file's content is cached by: its path, its size, when it changed."""
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns
 
 
 @lru_cache(maxsize=65_536)

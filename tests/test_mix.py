@@ -209,7 +209,7 @@ def test_a_source_that_is_far_too_small_is_told_before_anything_starts(
 def test_documents_that_may_be_too_few_are_told_in_a_preview(folder: Path) -> None:
     job = recipe(folder, spec_share=1.0, chat_share=0.0)
     value, corpus = next(iter(job.corpora.items()))
-    expected = job._document_tokens(corpus)
+    expected = job._document_tokens(corpus, corpus.corpus_stage())
     job = replace(job, midtrain=replace(job.midtrain, tokens=int(2.5 * expected)))  # of 2 x
     warned = job.warnings(job.stages())
     assert any(line.startswith(f"corpora.{value}: the midtraining reads") for line in warned)

@@ -137,11 +137,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as store:
         record["stages_alone_ms"] = stages_alone(most // 10, store)
         print("stages alone:", record["stages_alone_ms"], "ms a trial", flush=True)
-    for method, concurrent in ((Random(most // 10), 1), (Random(most), 1), (Random(most), 2)):
+    few, many = Random(most // 10), Random(most)
+    for method, concurrent, runs in (
+        (few, 1, (False, True)),
+        (many, 1, (False,)),
+        (many, 2, (False,)),
+    ):
         with tempfile.TemporaryDirectory() as store:
-            for again in (False, True):
-                if again and method == Random(most):
-                    continue
+            for again in runs:
                 one = {**measured(method, store, concurrent), "again": again}
                 record["runs"].append(one)
                 print(json.dumps(one), flush=True)

@@ -190,8 +190,9 @@ class SearchRun:
         try:
             return run_dag(stages, self.store, launcher, within, cpus=cpus)
         finally:
-            self._note_made(within.made)
-            self.plan.journal.write_made(self.made_ever)
+            if within.made:
+                self._note_made(within.made)
+                self.plan.journal.write_made(self.made_ever)
 
     def _note_made(self, ids: Iterable[str]) -> None:
         self.made.update(ids)

@@ -39,6 +39,23 @@ def run(store: Path, *settings: str, code: int = 0) -> tuple[dict[str, Any], str
     return report, done.stdout
 
 
+def driver_with(ended: int, store: Path, *settings: str) -> subprocess.Popen[str]:
+    """A run at the moment when so many of its trials have ended."""
+    driver = subprocess.Popen(
+        command(store, *settings),
+        cwd=store.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if line.startswith(f"  {ended}/12 trial "):
+            break
+    return driver
+
+
 def attempts(store: Path) -> list[int]:
     return [
         len([p for p in record.parent.iterdir() if p.is_dir()])
@@ -148,18 +165,7 @@ def test_a_killed_driver_and_again_the_same_trials_none_made_twice(
     _, plain, _ = whole
     store = tmp_path / "store"
     for trials in (2, 7):
-        driver = subprocess.Popen(
-            command(store, "job.pause=0.3"),
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        assert driver.stdout is not None
-        for line in driver.stdout:
-            if line.startswith(f"  {trials}/12 trial "):
-                break
+        driver = driver_with(trials, store, "job.pause=0.3")
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
         time.sleep(1.0)
@@ -179,18 +185,7 @@ def test_a_trial_whose_process_is_lost_goes_on_in_another(
 ) -> None:
     _, plain, _ = whole
     store = tmp_path / "store"
-    driver = subprocess.Popen(
-        command(store, "job.pause=0.5"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert driver.stdout is not None
-    for line in driver.stdout:
-        if line.startswith("  3/12 trial "):
-            break
+    driver = driver_with(3, store, "job.pause=0.5")
     known = {r["facts"]["process"] for r in records(store) if r["kind"] == "aft"}
     trials = [p for p in psutil.Process(driver.pid).children(recursive=True) if p.pid in known]
     assert trials
