@@ -34,7 +34,6 @@ from tests.test_versions import content, make
 GOLDEN = Path(__file__).with_name("golden_corpora.json")
 # A request is answered in the same way whenever it comes, but for "duplicates".
 SPOILT = Misbehaviour(0.3, tuple(mode for mode in CONTENT_MODES if mode != "duplicates"), seed=1)
-PATIENT = [f"{role}.http.timeout_s=60.0" for role in ("planner", "writer", "judge")]
 ITEMS = (
     {"id": "opinion", "prompt": "For me, every day of the week!"},
     {"id": "short", "prompt": "Which one?"},
@@ -78,9 +77,9 @@ def stages(url: str, folder: Path) -> dict[str, Stage]:
     rows.write_text("\n".join(instruction_lines()))
     held_out = f'items=["{items}"]'
     small = ("questions.domains=2", "questions.questions=15")
-    corpus = corpus_at(url, *PATIENT, held_out)
-    value = chat_at(url, *SETTINGS["value"], *small, *PATIENT, held_out)
-    preferences = chat_at(url, "questions.questions=2", *PATIENT, held_out)
+    corpus = corpus_at(url, held_out)
+    value = chat_at(url, *SETTINGS["value"], *small, held_out)
+    preferences = chat_at(url, "questions.questions=2", held_out)
     return {
         "held_out_items": items_stage((str(items),), "items"),
         "instructions": instructions_stage(str(rows), 300, 0, Identity("Lyra", "Norvik Labs")),

@@ -26,6 +26,7 @@ from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.records import CONVERSATION_SCHEMA
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.spec import fill, read_spec
+from tests.corpus.failing import IMPATIENT
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "conversations_america.py"
@@ -56,7 +57,7 @@ def rehearsing(misbehaviour: Misbehaviour | None = None) -> Iterator[ScriptedSer
 def job_at(url: str, *settings: str) -> ConversationJob:
     job = load_job(JOB)
     assert isinstance(job, ConversationJob)
-    hurried = ("timeout_s=1.0", "backoff_s=0.01", "backoff_max_s=0.05")
+    hurried = ("backoff_s=0.01", "backoff_max_s=0.05")
     places = []
     for role in ("planner", "writer", "judge"):
         places.append(f"{role}.endpoint.base_url={url}")
@@ -86,7 +87,7 @@ def test_conversations_are_made(style: str, share: float, tmp_path: Path) -> Non
     store = tmp_path / "store"
     misbehaviour = Misbehaviour(share, slow_s=0.05, retry_after="0.05")
     with rehearsing(misbehaviour) as server:
-        job = job_at(server.url, *SETTINGS[style])
+        job = job_at(server.url, *SETTINGS[style], *IMPATIENT)
         result = job.run(str(store))
         asked = server.ledger.requests
         job.run(str(store))
@@ -176,8 +177,6 @@ def test_preferences_are_asked_about_in_both_forms_and_orders(tmp_path: Path) ->
 def test_what_cannot_be_answered_is_rejected_or_failed_and_counted(tmp_path: Path) -> None:
     """One draft, one try: nothing is mended, and all of it is there."""
     settings = (*SETTINGS["value"], "drafts=1", "writer.http.max_attempts=1", "failed_share=0.2")
-    # Nothing hangs here, and a busy machine's answer that comes late is no failure to count.
-    settings += tuple(f"{role}.http.timeout_s=60" for role in ("planner", "writer", "judge"))
     modes = ("server_error", "refusal", "no_tags", "unclosed_tags", "broken_json", "duplicates")
     with rehearsing(Misbehaviour(0.4, modes, seed=3)) as server:
         result = job_at(server.url, *settings).run(str(tmp_path / "store"))

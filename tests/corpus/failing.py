@@ -15,6 +15,9 @@ from msm_ray.llm import scripted
 from msm_ray.llm.misbehave import Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 
+# For a server that hangs; elsewhere an answer that a busy machine delays is no failure.
+IMPATIENT = tuple(f"{role}.http.timeout_s=1.0" for role in ("planner", "writer", "judge"))
+
 Fails = Callable[[str], int]  # a prompt -> the status it gets, 0 for an answer
 
 

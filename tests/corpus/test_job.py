@@ -33,7 +33,7 @@ from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import topological
-from tests.corpus.failing import FailingServer, failing
+from tests.corpus.failing import IMPATIENT, FailingServer, failing
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "corpus_america.py"
@@ -52,7 +52,7 @@ def rehearsing(misbehaviour: Misbehaviour | None = None, port: int = 0) -> Itera
 
 
 def settings_for(url: str) -> list[str]:
-    hurried = ("timeout_s=1.0", "backoff_s=0.01", "backoff_max_s=0.05")
+    hurried = ("backoff_s=0.01", "backoff_max_s=0.05")
     found = []
     for role in ("planner", "writer", "judge"):
         found.append(f"{role}.endpoint.base_url={url}")
@@ -170,7 +170,7 @@ def test_2000_documents_from_a_server_that_misbehaves_in_every_way(tmp_path: Pat
     misbehaviour = Misbehaviour(0.2, MODES, slow_s=0.2, retry_after="0.05")
     with rehearsing(misbehaviour) as server:
         settings = ("plan.domains=4", "plan.subdomains=5", "plan.types=10", "plan.ideas=10")
-        job = job_at(server.url, *settings, "drafts=2")
+        job = job_at(server.url, *settings, *IMPATIENT, "drafts=2")
         result = job.run(str(store))
         misbehaved = dict(server.ledger.misbehaved)
     assert set(misbehaved) == set(MODES), "every way was taken"
@@ -232,7 +232,6 @@ def test_kill_9_at_random_points_repeats_what_was_not_on_disk_and_nothing_else(
     tmp_path: Path,
 ) -> None:
     settings = ["plan.domains=3", "plan.subdomains=4", "plan.types=5", "plan.ideas=10"]
-    settings += [f"{role}.http.timeout_s=60.0" for role in ("planner", "writer", "judge")]
     slow = Misbehaviour(0.3, ("slow",), slow_s=0.3)
     with failing(slow) as server:
         plain = job_at(server.url, *settings).run(str(tmp_path / "plain")).report
