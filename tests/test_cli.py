@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -290,18 +289,16 @@ def test_python_job_is_the_same_as_msm_run(msm: Msm) -> None:
     assert "report.html" in done.stdout
 
 
-def test_help_is_fast_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, msm_ray.cli\n"
         "heavy = {'ray', 'torch', 'vllm', 'numpy', 'pyarrow', 'fsspec'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "msm_ray.cli.main(['--help'])"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "Exit codes" in done.stdout
-    assert time.monotonic() - started < 5.0  # 0.05 s on an idle machine
 
 
 # ------------------------------------------------------------------------------ store commands

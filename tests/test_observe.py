@@ -77,7 +77,7 @@ def test_progress_without_a_terminal_comes_now_and_then() -> None:
     while time.monotonic() - started < 0.55:
         observer.progress(a.id, 0.25, {})
     lines = stream.getvalue().splitlines()[1:]
-    assert 1 <= len(lines) <= 6
+    assert 1 <= len(lines) <= (time.monotonic() - started) / 0.1 + 1
     assert re.match(r"0/1 stages, 1 running, \d+s, about ", lines[0])
     assert lines[0].endswith("left: train a 25%")
 
@@ -88,10 +88,12 @@ def test_a_stage_that_says_nothing_is_still_reported(tmp_path: Path) -> None:
     a = stage("a")
     observer.plan([a], [])
     observer.started(a)
-    time.sleep(0.7)
+    started = time.monotonic()
+    while stream.getvalue().count("train a") < 2:
+        time.sleep(0.05)
     observer.done()
     lines = stream.getvalue().splitlines()[1:-1]
-    assert 1 <= len(lines) <= 4
+    assert len(lines) <= (time.monotonic() - started) / 0.2 + 1
     assert re.search(r"left: train a ~\d+%$", lines[0])
     said = [json.loads(line)["event"] for line in (tmp_path / "events").read_text().splitlines()]
     assert said == ["plan", "started", "done"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ from msm_ray.train.model import load_model
 from msm_ray.train.pretrain import pack_texts, pretrain
 from msm_ray.train.stages import train
 from msm_ray.train.watch import TrainingDiverged
+from msm_ray.train.worker import run_worker
 
 from .conftest import make_texts
 
@@ -126,18 +128,29 @@ def test_threads_are_put_back(
     assert torch.get_num_threads() == before
 
 
-def test_one_worker_starts_at_once(
-    tmp_path: Path, base: Path, blocks_dir: Path, config: TrainConfig
+def test_one_worker_needs_no_cluster_and_no_other_process(
+    tmp_path: Path,
+    base: Path,
+    blocks_dir: Path,
+    config: TrainConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Going through Ray Train costs an arm of a few seconds next to nothing."""
+    ran_in = []
+
+    def noted(*args: Any) -> Any:
+        ran_in.append(os.getpid())
+        return run_worker(*args)
+
+    def refused(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr("msm_ray.train.worker.run_worker", noted)
+    monkeypatch.setattr("ray.init", refused)
     short = replace(config, epochs=0.01)
-    overhead = []
-    for name in ("a", "b", "c"):
-        ctx, _ = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(short), name)
-        started = time.perf_counter()
-        facts = train(ctx)
-        overhead.append(time.perf_counter() - started - facts["train_seconds"])
-    assert min(overhead) < 1.0
+    ctx, _ = context(tmp_path, {"model": base, "blocks": blocks_dir}, asdict(short), "out")
+    train(ctx)
+    assert ran_in == [os.getpid()]
 
 
 def test_wrong_input_is_one_line(
