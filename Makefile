@@ -14,6 +14,8 @@ ARGS   ?=
 BIN    := $(VENV)/bin
 # ninja, with which DeepSpeed builds, comes as a package and is looked for on the path
 IN_ENV  = PATH="$(abspath $(BIN)):$$PATH"
+# Half of the time the slow tests wait for processes to start; a file's tests stay together.
+PYTEST  = $(BIN)/python -m pytest -q --durations=15 -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-slow test-long lint format doctor clean
@@ -29,19 +31,19 @@ demo: setup
 	@$(IN_ENV) $(BIN)/msm run jobs/cheese_micro.py $(if $(STORE),--store "$(STORE)") $(ARGS)
 
 test: lint
-	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 $(ARGS)
+	$(IN_ENV) $(PYTEST) $(ARGS)
 
 test-fast: setup
-	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 -m "not slow and not ray and not vllm and not browser" $(ARGS)
+	$(IN_ENV) $(PYTEST) -m "not slow and not ray and not vllm and not browser" $(ARGS)
 
 test-slow: setup
-	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 -m "slow or ray or vllm or browser" $(ARGS)
+	$(IN_ENV) $(PYTEST) -m "slow or ray or vllm or browser" $(ARGS)
 
 # What has a shorter version in "make test" (fewer kills), or repeats it on more (every backend).
 LONG = tests/train/test_resume.py tests/test_crash.py tests/test_backends_whole.py tests/test_overlap.py \
-       tests/search/test_tune.py
+       tests/search/test_tune.py tests/corpus/test_stages.py
 test-long: setup
-	$(IN_ENV) $(BIN)/python -m pytest -q --durations=15 --long $(LONG) $(ARGS)
+	$(IN_ENV) $(PYTEST) --long $(LONG) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

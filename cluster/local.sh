@@ -70,7 +70,7 @@ stop() {
     [ -s "$dir/pid" ] || { echo "nothing to stop in $dir" >&2; return; }
     local session left
     session=$(cat "$dir/pid")
-    if kill -0 "$session" 2>/dev/null && ps -o args= -p "$session" | grep -qv -e "$dir" -e defunct; then
+    if kill -0 "$session" 2>/dev/null && ps -ww -o args= -p "$session" | grep -qv -e "$dir" -e defunct; then
         echo "process $session is not what start began: remove $dir/pid" >&2
         exit 1
     fi

@@ -28,14 +28,17 @@ def started(store: Path) -> list[str]:
     return [e["kind"] for e in events(store) if e["event"] == "started"]
 
 
-def kill_in(kind: str, store: Path, after: float = 0.4) -> bool:
+def kill_in(kind: str, store: Path, *settings: str, after: float = 0.4) -> bool:
     """Run until ``after`` seconds into a stage of ``kind``, then kill -9 the driver.
 
     False if it ended before.
     """
     before = len(started(store))
     driver = subprocess.Popen(
-        command(store), cwd=store.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(store, *settings),
+        cwd=store.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + DEADLINE
     while kind not in started(store)[before:]:
@@ -96,15 +99,17 @@ def assert_no_leak(store: Path) -> None:
 @pytest.mark.vllm
 @pytest.mark.timeout(1200)
 def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path, long: bool) -> None:
-    plain = finish(tmp_path / "plain")
+    """Shorter without ``--long``: documents are scripted (by an engine: corpus/test_stages.py)."""
+    settings = () if long else ("corpus.writer=scripted",)
+    plain = finish(tmp_path / "plain", *settings)
 
     assert_no_leak(tmp_path / "plain")
 
     store = tmp_path / "killed"
-    kinds = KINDS if long else ["documents", "midtrain", "evaluate"]
-    killed = [kind for kind in kinds if kill_in(kind, store)]
+    kinds = KINDS if long else ["midtrain", "evaluate"]
+    killed = [kind for kind in kinds if kill_in(kind, store, *settings)]
     assert killed == kinds, f"only killed in {killed}"
-    again = finish(store)
+    again = finish(store, *settings)
 
     assert again["fingerprint"] == plain["fingerprint"]
     assert artifacts(again) == artifacts(plain)
@@ -112,22 +117,23 @@ def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path, long: bool) -> Non
         assert without_speed(again[section]) == without_speed(plain[section])
 
     # and now nothing is left to do
-    third = finish(store)
+    third = finish(store, *settings)
     assert third["cost"]["stages_run"] == 0
     assert third["effects"] == again["effects"]
 
-    for kind in QUICK if long else ():  # stages of less than a second
-        kill_in_quick(kind, third, store)
-    mended = finish(store)
-    assert artifacts(mended) == artifacts(plain)
-    assert mended["effects"] == plain["effects"]
-    assert finish(store)["cost"]["stages_run"] == 0
+    if long:
+        for kind in QUICK:  # stages of less than a second
+            kill_in_quick(kind, third, store)
+        mended = finish(store)
+        assert artifacts(mended) == artifacts(plain)
+        assert mended["effects"] == plain["effects"]
+        assert finish(store)["cost"]["stages_run"] == 0
 
     # what `msm verify` sets aside comes back, also where what followed it is still there
     lost = next(a["id"] for a in third["provenance"]["artifacts"] if a["kind"] == "midtrain")
     record = store / "artifacts" / lost / "record.json"
     record.rename(record.with_name("record.damaged-1.json"))
-    fourth = finish(store)
+    fourth = finish(store, *settings)
     assert fourth["cost"]["stages_run"] == 1
     assert artifacts(fourth) == artifacts(again)
 

@@ -121,16 +121,19 @@ def test_too_little_memory_is_told_before_the_engine_starts(
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # seven engine starts
 def test_killed_engine_and_killed_driver_give_the_same_corpus_once(
-    ray_cluster: None, tmp_path: Path, tiny_model: Path
+    ray_cluster: None, tmp_path: Path, tiny_model: Path, long: bool
 ) -> None:
-    """One corpus, written twice: the engine's actor is killed in one, the driver in the other."""
+    """One corpus, written twice: the engine's actor is killed in one, the driver in the other.
+
+    The engine once, and three times with ``--long``.
+    """
     killed_driver = tmp_path / "driver"
     before = _write_in_a_process_and_kill_it(killed_driver, tiny_model)
     assert before < PLANNED // RUNTIME["block_rows"]
 
     ctx = stage_context(tmp_path / "engine", plans(too_long=True), tiny_model, runtime=RUNTIME)
     with ThreadPoolExecutor(1) as threads:
-        killed = threads.submit(_kill_engine_actors, ctx.work)
+        killed = threads.submit(_kill_engine_actors, ctx.work, 3 if long else 1)
         facts = write(ctx)
         killed.result()
     _check(ctx.out, facts, failed=[TOO_LONG["id"]])
@@ -170,10 +173,10 @@ def _check(out: Path, facts: dict[str, Any], failed: list[str]) -> None:
         assert json.loads(row["sampling"]) == SAMPLING
 
 
-def _kill_engine_actors(work: Path) -> None:
-    """kill -9 of the engine's actor at three random points of the run; each has another one."""
+def _kill_engine_actors(work: Path, times: int) -> None:
+    """kill -9 of the engine's actor at random points of the run; each has another one."""
     blocks = PLANNED // RUNTIME["block_rows"]
-    points = sorted(random.sample(range(1, blocks - 6), 3))
+    points = sorted(random.sample(range(1, blocks - 6), times))
     print("the engine is killed after so many blocks:", points)
     killed: set[int] = set()
     kept: dict[Path, float] = {}

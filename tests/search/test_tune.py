@@ -136,6 +136,7 @@ def test_a_killed_trainer_engine_and_driver_change_nothing(
     assert attempts(store) == {1}
 
 
+@pytest.mark.long  # of instant stages: test_run.py
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.vllm
