@@ -1,4 +1,4 @@
-"""kill -9 of the driver in each kind of stage; the same command then ends in the same numbers."""
+"""Ctrl-C, and kill -9 in each kind of stage; the same command then ends in the same numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from whole import command, events, finish
 from msm_ray.world import lexicon as lx
 from msm_ray.world.world import World
 
-KINDS = ["plan", "documents", "blocks", "midtrain", "aft", "evaluate"]
 # These take less than a second and start together: each is lost first, and then aimed at alone.
 QUICK = ["spec", "model", "items", "replay", "conversations"]
 DEADLINE = 300.0
@@ -50,6 +49,36 @@ def kill_in(kind: str, store: Path, *settings: str, after: float = 0.4) -> bool:
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     return True
+
+
+def interrupt_in(kind: str, store: Path, *settings: str) -> set[str]:
+    """Ctrl-C when a stage of ``kind`` has started: the ids of what had been made until then."""
+    before = len(started(store))
+    driver = subprocess.Popen(
+        command(store, *settings),
+        cwd=store.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + DEADLINE
+    while kind not in started(store)[before:]:
+        assert time.monotonic() < deadline, f"no {kind} stage within {DEADLINE} s"
+        assert driver.poll() is None
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and all it started
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 130, out + err
+    assert "Traceback" not in out + err
+    said = [line for line in err.splitlines() if line.startswith("msm: stop")]
+    assert [line.split()[1] for line in said] == ["stopping;", "stopped."]
+    return set(made(store))
+
+
+def made(store: Path) -> list[str]:
+    """Ids of the stages that this store's runs have ended, in order."""
+    return [e["id"] for e in events(store) if e["event"] == "finished"]
 
 
 def lose(kind: str, report: dict[str, Any], store: Path) -> list[Path]:
@@ -98,7 +127,7 @@ def assert_no_leak(store: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.vllm
 @pytest.mark.timeout(1200)
-def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path, long: bool) -> None:
+def test_ctrl_c_and_kill_9_in_each_stage_change_nothing(tmp_path: Path, long: bool) -> None:
     """Shorter without ``--long``: documents are scripted (by an engine: corpus/test_stages.py)."""
     settings = () if long else ("corpus.writer=scripted",)
     plain = finish(tmp_path / "plain", *settings)
@@ -106,15 +135,21 @@ def test_kill_9_in_each_stage_changes_nothing(tmp_path: Path, long: bool) -> Non
     assert_no_leak(tmp_path / "plain")
 
     store = tmp_path / "killed"
-    kinds = KINDS if long else ["midtrain", "evaluate"]
-    killed = [kind for kind in kinds if kill_in(kind, store, *settings)]
-    assert killed == kinds, f"only killed in {killed}"
+    for kind in ["plan", "documents", "blocks", "midtrain"] if long else ["midtrain"]:
+        assert kill_in(kind, store, *settings), f"nothing of {kind} was left to kill"
+    there = interrupt_in("aft", store, *settings)
+    assert there, "something was done before"
+    for kind in ["aft", "evaluate"] if long else ["evaluate"]:
+        assert kill_in(kind, store, *settings), f"nothing of {kind} was left to kill"
     again = finish(store, *settings)
 
     assert again["fingerprint"] == plain["fingerprint"]
     assert artifacts(again) == artifacts(plain)
     for section in ("arms", "effects", "corpus"):
         assert without_speed(again[section]) == without_speed(plain[section])
+
+    assert len(made(store)) == len(set(made(store))), "something was made twice"
+    assert there <= {a["id"] for a in again["provenance"]["artifacts"]}
 
     # and now nothing is left to do
     third = finish(store, *settings)
@@ -143,36 +178,3 @@ def without_speed(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: without_speed(v) for k, v in value.items() if k != "tokens_per_second"}
     return value
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_ctrl_c_stops_cleanly_and_the_same_command_continues(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    settings = ("corpus.writer=scripted",)
-    driver = subprocess.Popen(
-        command(store, *settings),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + DEADLINE
-    while "blocks" not in started(store):
-        assert time.monotonic() < deadline
-        assert driver.poll() is None
-        time.sleep(0.05)
-    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and all it started
-    out, err = driver.communicate(timeout=60)
-    assert driver.returncode == 130, out + err
-    assert "Traceback" not in out + err
-    said = [line for line in err.splitlines() if line.startswith("msm: stop")]
-    assert [line.split()[1] for line in said] == ["stopping;", "stopped."]
-    there = {e["id"] for e in events(store) if e["event"] == "finished"}
-    assert there, "something was done before"
-
-    report = finish(store, *settings)
-    again = [e["id"] for e in events(store) if e["event"] == "finished"]
-    assert len(again) == len(set(again)), "something was made twice"
-    assert there <= {a["id"] for a in report["provenance"]["artifacts"]}

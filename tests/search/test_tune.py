@@ -49,6 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return store, *run("small_search", store, "small_search")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.vllm
@@ -157,7 +158,11 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path) -> N
 @pytest.mark.vllm
 @pytest.mark.timeout(1200)
 def test_a_trial_that_is_worth_it_continues_its_trunk(tmp_path: Path) -> None:
-    report, _ = run("halving_search", tmp_path / "store", "small_search")
+    store = tmp_path / "store"
+    report, told = run("halving_search", store, "small_search")
+    assert "best of " in told
+    assert attempts(store) == {1}
+    assert (store / "runs" / "small_search" / "recommended.py").is_file()
     trials = report["search"]["trials"]
     assert trials[0]["state"] == "done"
     assert [len(t["rungs"]) for t in trials if t["state"] == "done"].count(2) >= 1

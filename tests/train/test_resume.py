@@ -188,7 +188,7 @@ def worker_pids() -> list[int]:
     return [p.pid for p in psutil.Process().children(recursive=True) if is_worker(p)]
 
 
-@pytest.mark.parametrize("which", ["one", "all"])
+@pytest.mark.parametrize("which", [pytest.param("one", marks=pytest.mark.long), "all"])
 def test_killed_workers(
     which: str, pair: TrainJob, make_job: Callable[..., TrainJob], kill_steps: list[int]
 ) -> None:
