@@ -40,8 +40,8 @@ test-slow: setup
 	$(IN_ENV) $(PYTEST) -m "slow or ray or vllm or browser" $(ARGS)
 
 # What has a shorter version in "make test" (fewer kills), or repeats it on more (every backend).
-LONG = tests/train/test_resume.py tests/test_crash.py tests/test_backends_whole.py tests/test_overlap.py \
-       tests/search/test_tune.py tests/corpus/test_stages.py
+LONG = tests/train/test_parity.py tests/train/test_resume.py tests/test_crash.py tests/test_overlap.py \
+       tests/test_backends_whole.py tests/search/test_tune.py tests/corpus/test_stages.py
 test-long: setup
 	$(IN_ENV) $(PYTEST) --long $(LONG) $(ARGS)
 

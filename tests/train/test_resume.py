@@ -1,7 +1,7 @@
 """Processes of a run are killed with SIGKILL, and the run ends as if none had been.
 
 Killed at random steps; the seed is printed, so that a failure can be repeated with it. Once each;
-three times with ``--long``. DeepSpeed, and adapters: test_parity.py.
+three times with ``--long``, and one worker alone too. DeepSpeed, and adapters: test_parity.py.
 """
 
 from __future__ import annotations
