@@ -2,7 +2,8 @@
 
 The question: which share of spec documents, chats and replay separates the two arms of the cheese
 comparison most, when a strong fine-tuning pulls against them (learning rate 4e-4, as the README's
-limits say)? Both methods may train the same number of midtraining tokens, on one base and one seed:
+limits say)? Both methods may train the same number of midtraining tokens, on one base; a trial is
+trained with ``--seeds`` seeds, and its value is their mean:
 
 - law: 12 small runs of 10,000 tokens, a surrogate, 2 whole runs of 30,000 tokens where it predicts
   the best;
@@ -13,9 +14,10 @@ how much less that is than the best of a reference: a grid of 15 mixtures on the
 Five repeats, with seeds of the methods 0 to 4. Also: the law's cross-validated rank correlation,
 the rank correlation of small and whole runs, and what each method's best trial had claimed.
 
-Writes law_micro.json. Seconds do not matter here: some 20 minutes on two idle cores.
+Writes law_micro.json, or with ``--seeds 3`` law_micro_3_seeds.json. Seconds do not matter here:
+some 20 minutes on two idle cores, with three seeds twice as long.
 
-    python benchmarks/search/law_micro.py
+    python benchmarks/search/law_micro.py --store STORE [--seeds 3]
 """
 
 from __future__ import annotations
@@ -61,8 +63,8 @@ METHODS: dict[str, Method] = {
 }
 
 
-def search(method: Method, seed: int) -> Search:
-    """One search of the mixture."""
+def search(method: Method, seed: int, seeds: int) -> Search:
+    """One search of the mixture; its seed, and how many each trial is trained with."""
     sys.path.insert(0, str(JOBS))
     from cheese_micro import experiment
 
@@ -75,9 +77,9 @@ def search(method: Method, seed: int) -> Search:
         "evaluation.evals=choice_soft",
     )
     exp = experiment()
-    job = apply_settings(replace(exp, bases=exp.bases[:1], seeds=(0,)), settings)
+    job = apply_settings(replace(exp, bases=exp.bases[:1], seeds=tuple(range(seeds))), settings)
     return Search(
-        name=f"law_micro_{method.name.replace(' ', '_')}_{seed}",
+        name=f"law_micro_{method.name.replace(' ', '_')}_{seed}_of_{seeds}",
         title="Which mixture separates most?",
         job=job,
         space=SPACE,
@@ -112,15 +114,17 @@ def main() -> None:
     """Measure, print and write beside this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1, help="of each trial")
     parser.add_argument("--store", required=True, help="kept: a killed run goes on from it")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
+    seeds = arguments.seeds
+    out = Path(__file__).with_name(f"law_micro{f'_{seeds}_seeds' if seeds > 1 else ''}.json")
     store = Store(arguments.store)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
     with runtime.cluster():
         for seed in range(arguments.repeats):
             for name, method in METHODS.items():
-                of = search(method, seed)
+                of = search(method, seed, seeds)
                 part = of.run(store.url).report["search"]
                 best = part["trials"][part["best"]]
                 whole = [t for t in part["trials"] if t["phase"] != "swarm"]
@@ -138,7 +142,7 @@ def main() -> None:
                     }
                 )
                 print(name, json.dumps(found[name][-1]), flush=True)
-        of = search(METHODS["random"], 0)
+        of = search(METHODS["random"], 0, seeds)
         reference = []
         for settings in grid():
             reference.append({**settings, **worth(of, settings, store)})
@@ -164,7 +168,9 @@ def main() -> None:
         for name, rows in found.items()
     }
     record = {
-        "command": "python benchmarks/search/law_micro.py --store STORE",
+        "command": "python benchmarks/search/law_micro.py --store STORE"
+        + (f" --seeds {seeds}" if seeds > 1 else ""),
+        "seeds_of_a_trial": seeds,
         "versions": versions(),
         "machine": machine(),
         "tokens": {"small": SMALL, "whole": WHOLE, "each_method": SWARM * SMALL + PROPOSE * WHOLE},
@@ -180,7 +186,7 @@ def main() -> None:
         "repeats": found,
     }
     text = json.dumps(record, indent=1)
-    arguments.out.write_text(text + "\n")
+    out.write_text(text + "\n")
     print(text)
 
 
