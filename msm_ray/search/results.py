@@ -232,6 +232,21 @@ def again_words(one: Mapping[str, Any]) -> str:
     return f"trial {one['number']} on seeds {seeds}: {value_words(one['values'])}{missed}"
 
 
+def law_words(law: Mapping[str, Any] | None) -> str:
+    """What to know of a mixture law before its best is believed; "" if nothing speaks against it.
+
+    A law whose cross-validated R2 is not above 0 names mixtures no better than random ones:
+    benchmarks/search/README.md has it on real runs.
+    """
+    r2 = law["cv"][law["surrogate"]]["r2"] if law else None
+    if law is None or r2 is None or r2 > 0:
+        return ""
+    return (
+        f"the law ({law['surrogate']}) predicts trials it has not seen no better than their mean"
+        f" (R2 {r2:.2f}): take its mixtures as random ones"
+    )
+
+
 def value_words(values: Mapping[str, Mapping[str, Any]]) -> str:
     """What was measured, on a line."""
     return ", ".join(f"{name} {found['value']:.3f}" for name, found in values.items())

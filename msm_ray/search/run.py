@@ -23,6 +23,7 @@ from msm_ray.search.job import Search
 from msm_ray.search.objectives import missed
 from msm_ray.search.results import (
     again_words,
+    law_words,
     ranked,
     recommended,
     search_part,
@@ -330,4 +331,6 @@ class SearchRun:
         print(f"  {value_words(trial.values)}")
         for one in part["confirmed"]:
             print(f"  {again_words(one)}")
+        if warning := law_words(part["law"]):
+            print(f"  {warning}")
         print(f"  as a job: {place}")

@@ -22,7 +22,7 @@ from msm_ray.search.job import Search
 from msm_ray.search.methods import Random
 from msm_ray.search.objectives import Constraint, Effect, Objective, Rate
 from msm_ray.search.plan import Plan
-from msm_ray.search.results import again_words, recommended
+from msm_ray.search.results import again_words, law_words, recommended
 from msm_ray.search.run import SearchRun
 from msm_ray.search.space import Real, Space
 from msm_ray.search.trial import Measurement, measure_rungs, realised, rungs_of
@@ -283,3 +283,15 @@ def test_a_trial_that_failed_is_shown_only_where_no_other_is(
     assert run._shown([]).number == 1
     run.plan.trials[1].state = FAILED
     assert run._shown([]).number == 0
+
+
+def test_a_law_that_predicts_nothing_is_told() -> None:
+    def law(r2: float | None) -> dict[str, Any]:
+        return {"surrogate": "quadratic", "cv": {"quadratic": {"r2": r2}, "boosted": {"r2": 0.9}}}
+
+    assert law_words(law(-0.19)) == (
+        "the law (quadratic) predicts trials it has not seen no better than their mean (R2 -0.19):"
+        " take its mixtures as random ones"
+    )
+    assert law_words(law(0.0))
+    assert law_words(law(0.4)) == law_words(law(None)) == law_words(None) == ""
