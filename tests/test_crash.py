@@ -27,32 +27,8 @@ def started(store: Path) -> list[str]:
     return [e["kind"] for e in events(store) if e["event"] == "started"]
 
 
-def kill_in(kind: str, store: Path, *settings: str, after: float = 0.4) -> bool:
-    """Run until ``after`` seconds into a stage of ``kind``, then kill -9 the driver.
-
-    False if it ended before.
-    """
-    before = len(started(store))
-    driver = subprocess.Popen(
-        command(store, *settings),
-        cwd=store.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    deadline = time.monotonic() + DEADLINE
-    while kind not in started(store)[before:]:
-        assert time.monotonic() < deadline, f"no {kind} stage within {DEADLINE} s"
-        if driver.poll() is not None:
-            return False
-        time.sleep(0.002)
-    time.sleep(after)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
-    return True
-
-
-def interrupt_in(kind: str, store: Path, *settings: str) -> set[str]:
-    """Ctrl-C when a stage of ``kind`` has started: the ids of what had been made until then."""
+def driver_in(kind: str, store: Path, *settings: str) -> subprocess.Popen[str] | None:
+    """A run that has just started a stage of ``kind``; None if it ended before."""
     before = len(started(store))
     driver = subprocess.Popen(
         command(store, *settings),
@@ -65,8 +41,30 @@ def interrupt_in(kind: str, store: Path, *settings: str) -> set[str]:
     deadline = time.monotonic() + DEADLINE
     while kind not in started(store)[before:]:
         assert time.monotonic() < deadline, f"no {kind} stage within {DEADLINE} s"
-        assert driver.poll() is None
-        time.sleep(0.05)
+        if driver.poll() is not None:
+            return None
+        time.sleep(0.002)
+    return driver
+
+
+def kill_in(kind: str, store: Path, *settings: str, after: float = 0.4) -> bool:
+    """kill -9 of the driver ``after`` seconds into a stage of ``kind``.
+
+    False if it ended before that stage.
+    """
+    driver = driver_in(kind, store, *settings)
+    if driver is None:
+        return False
+    time.sleep(after)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    return True
+
+
+def interrupt_in(kind: str, store: Path, *settings: str) -> set[str]:
+    """Ctrl-C when a stage of ``kind`` has started: the ids of what had been made until then."""
+    driver = driver_in(kind, store, *settings)
+    assert driver is not None
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the driver and all it started
     out, err = driver.communicate(timeout=60)
     assert driver.returncode == 130, out + err

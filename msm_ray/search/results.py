@@ -238,8 +238,10 @@ def law_words(law: Mapping[str, Any] | None) -> str:
     A law whose cross-validated R2 is not above 0 names mixtures no better than random ones:
     benchmarks/search/README.md has it on real runs.
     """
-    r2 = law["cv"][law["surrogate"]]["r2"] if law else None
-    if law is None or r2 is None or r2 > 0:
+    if law is None:
+        return ""
+    r2 = law["cv"][law["surrogate"]]["r2"]
+    if r2 is None or r2 > 0:
         return ""
     return (
         f"the law ({law['surrogate']}) predicts trials it has not seen no better than their mean"

@@ -26,7 +26,7 @@ from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.records import CONVERSATION_SCHEMA
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.spec import fill, read_spec
-from tests.corpus.failing import IMPATIENT
+from tests.corpus.failing import IMPATIENT, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "conversations_america.py"
@@ -57,12 +57,7 @@ def rehearsing(misbehaviour: Misbehaviour | None = None) -> Iterator[ScriptedSer
 def job_at(url: str, *settings: str) -> ConversationJob:
     job = load_job(JOB)
     assert isinstance(job, ConversationJob)
-    hurried = ("backoff_s=0.01", "backoff_max_s=0.05")
-    places = []
-    for role in ("planner", "writer", "judge"):
-        places.append(f"{role}.endpoint.base_url={url}")
-        places += [f"{role}.http.{setting}" for setting in hurried]
-    return apply_settings(job, [*places, *settings])
+    return apply_settings(job, [*settings_for(url), *settings])
 
 
 def folder_of(store: Path, kind: str) -> Path:

@@ -15,10 +15,17 @@ from msm_ray.llm import scripted
 from msm_ray.llm.misbehave import Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 
+ROLES = ("planner", "writer", "judge")
 # For a server that hangs; elsewhere an answer that a busy machine delays is no failure.
-IMPATIENT = tuple(f"{role}.http.timeout_s=1.0" for role in ("planner", "writer", "judge"))
+IMPATIENT = tuple(f"{role}.http.timeout_s=1.0" for role in ROLES)
 
 Fails = Callable[[str], int]  # a prompt -> the status it gets, 0 for an answer
+
+
+def settings_for(url: str) -> list[str]:
+    """A job's settings that ask the server at ``url``, and ask again without long waits."""
+    each = ("endpoint.base_url=" + url, "http.backoff_s=0.01", "http.backoff_max_s=0.05")
+    return [f"{role}.{setting}" for role in ROLES for setting in each]
 
 
 def role_of(prompt: str) -> str:

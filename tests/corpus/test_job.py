@@ -33,7 +33,7 @@ from msm_ray.llm.misbehave import IDENTITY, MODES, Misbehaviour
 from msm_ray.llm.scripted import ScriptedServer
 from msm_ray.settings import apply_settings, load_job
 from msm_ray.stage import topological
-from tests.corpus.failing import IMPATIENT, FailingServer, failing
+from tests.corpus.failing import IMPATIENT, FailingServer, failing, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "corpus_america.py"
@@ -49,15 +49,6 @@ def rehearsing(misbehaviour: Misbehaviour | None = None, port: int = 0) -> Itera
             yield server
         finally:
             server.shutdown()
-
-
-def settings_for(url: str) -> list[str]:
-    hurried = ("backoff_s=0.01", "backoff_max_s=0.05")
-    found = []
-    for role in ("planner", "writer", "judge"):
-        found.append(f"{role}.endpoint.base_url={url}")
-        found += [f"{role}.http.{setting}" for setting in hurried]
-    return found
 
 
 def job_at(url: str, *settings: str) -> CorpusJob:
